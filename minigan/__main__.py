@@ -1,0 +1,143 @@
+"""What to do with a finished run, and the gradient check:
+
+python -m minigan sample RUN -n 64 --seed 1 -o out.png     also out.npy or out.csv
+python -m minigan evaluate RUN
+python -m minigan gradcheck
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from minigan import __version__, checkpoint, load, metrics
+from minigan.errors import MiniganError
+
+
+def main(argv=None):
+    """Run the command line; returns the exit code: 0, 1 if a gradient is wrong, 2 after a mistake."""
+    args = parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except MiniganError as error:
+        print(f"minigan: {error}", file=sys.stderr)
+        return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one sentence."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; --help lists the options\n")
+
+
+def parser():
+    """The command line."""
+    p = Parser(prog="minigan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--version", action="version", version=f"minigan {__version__}")
+    commands = p.add_subparsers(required=True, metavar="COMMAND")
+
+    c = commands.add_parser("sample", help="draw samples from a trained generator")
+    c.add_argument("run", metavar="RUN", help="the folder of a run")
+    c.add_argument("-n", type=int, default=64, metavar="N", help="how many (default: 64)")
+    c.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
+    c.add_argument("-o", "--out", default="samples.png", metavar="FILE",
+                   help="a .png picture, or the numbers, (n, features) in the data's units, as .npy or .csv "
+                   "(default: samples.png)")  # fmt: skip
+    c.add_argument("--last", action="store_true", help="use the last weights and not their average")
+    c.set_defaults(command=sample)
+
+    c = commands.add_parser("evaluate", help="measure a trained generator against its data")
+    c.add_argument("run", metavar="RUN", help="the folder of a run")
+    c.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples that are scored (default: 0)")
+    c.add_argument("--data-dir", metavar="FOLDER", help="where the files of mnist and fashion-mnist are")
+    c.add_argument("--last", action="store_true", help="use the last weights and not their average")
+    c.set_defaults(command=evaluate)
+
+    c = commands.add_parser("gradcheck", help="check every hand-written gradient")
+    c.add_argument("--networks", type=int, default=50, metavar="N", help="random GANs to check (default: 50)")
+    c.add_argument("--seed", type=int, default=0, metavar="N", help="of the networks and their data (default: 0)")
+    c.add_argument("--backend", default="numpy", metavar="NAME", help="numpy (default), cupy or auto")
+    c.set_defaults(command=gradcheck)
+    return p
+
+
+def sample(args):
+    """Write n samples of a run to a file, in the format that its name asks for."""
+    out = Path(args.out)
+    if out.suffix not in (".png", ".npy", ".csv"):
+        raise MiniganError(f"'{args.out}' does not end in .png, .npy or .csv; give a file name that does")
+    at_least(1, "-n", args.n)
+    at_least(0, "--seed", args.seed)
+    gan, _, note = checkpoint.load(args.run)
+    say_damage(note)
+    x = gan.sample(args.n, seed=args.seed, average=not args.last)
+    temporary = out.with_name(out.name + ".part")
+    try:
+        if out.suffix == ".png":
+            draw(args, gan, x, out)
+        elif out.suffix == ".npy":
+            with open(temporary, "wb") as file:
+                np.save(file, x)
+            os.replace(temporary, out)
+        else:
+            names = gan.data.columns or [f"x{i}" for i in range(x.shape[1])]
+            np.savetxt(temporary, x, fmt="%.9g", delimiter=",", header=",".join(names), comments="")
+            os.replace(temporary, out)
+    except OSError as error:
+        raise MiniganError(f"{out} cannot be written ({error.strerror}); choose another place with -o") from error
+    print(f"{args.n} samples of {args.run} (step {gan.step}) are in {out}")
+    return 0
+
+
+def draw(args, gan, x, out):
+    """A picture of the samples. Beside tables and points it shows the real data, so it has to load them."""
+    from minigan import plots
+
+    data = gan.data
+    if not data.image_shape:
+        config = checkpoint.read_config(args.run)
+        data = load(config["data"], config["data_dir"], config["image_size"])
+    plots.samples(out, data, x, gan.probability)
+
+
+def evaluate(args):
+    """Print the measures that fit the run's data."""
+    at_least(0, "--seed", args.seed)
+    config = checkpoint.read_config(args.run)
+    data = load(config["data"], args.data_dir or config["data_dir"], config["image_size"])
+    gan, _, note = checkpoint.load(args.run, data)
+    say_damage(note)
+    scores = metrics.evaluate(data, gan.sample(metrics.how_many(data), args.seed, not args.last), reference=True)
+    print(f"{args.run}, step {gan.step} of {gan.steps}", *metrics.summary_lines(scores), sep="\n")
+    return 0
+
+
+def gradcheck(args):
+    """Print the table of gradients."""
+    from minigan.backend import Backend
+    from minigan.gradcheck import print_table, run
+
+    at_least(1, "--networks", args.networks)
+    at_least(0, "--seed", args.seed)
+    backend = Backend(args.backend)
+    print(f"on {backend.device}, {backend.xp.__name__} {backend.xp.__version__}, float64")
+    return 0 if print_table(run(args.networks, args.seed, backend)) else 1
+
+
+def at_least(least, name, value):
+    """Raise MiniganError if a number is too small."""
+    if value < least:
+        raise MiniganError(f"{name} is {value}; it must be {least} or more")
+
+
+def say_damage(note):
+    """Tell the user that the last checkpoint was damaged and the one before it is used."""
+    if note:
+        print(f"minigan: {note}; using the checkpoint before it", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""NumPy or CuPy behind one name, ``xp``. The only file that names CuPy.
+
+Everything that differs between the two is here: which one is used, random numbers, copies between
+host and device, and waiting for the device. All other files use ``xp`` and never ask which it is.
+"""
+
+import numpy as np
+
+from minigan.errors import MiniganError
+
+BACKENDS = ("auto", "numpy", "cupy")
+
+
+class Backend:
+    """An array module and what comes with it.
+
+    ``name`` is "numpy" or "cupy", ``xp`` the module itself, ``device`` a description for people.
+    """
+
+    def __init__(self, name="auto"):
+        """Choose a backend: "numpy", "cupy", or "auto" (the GPU if there is one that works).
+
+        Raises MiniganError for an unknown name, or if "cupy" is asked for and cannot be used: a
+        run that was meant for the GPU never falls back to the CPU silently.
+        """
+        if name not in BACKENDS:
+            raise MiniganError(f"backend '{name}' does not exist; choose one of {', '.join(BACKENDS)}")
+        cupy, reason = (None, "") if name == "numpy" else _usable_cupy()
+        if name == "cupy" and cupy is None:
+            raise MiniganError(f"backend 'cupy' cannot be used: {reason}; use --backend numpy")
+        self.xp = cupy or np
+        self.name = "cupy" if cupy else "numpy"
+        self.device = f"GPU ({cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()})" if cupy else "CPU"
+        if name == "auto" and cupy is None:
+            self.device += f" (no GPU: {reason})"
+
+    def generator(self, seed):
+        """A random generator on the device, from a ``np.random.SeedSequence``.
+
+        SFC64 is NumPy's fastest bit generator. On the GPU the stream of XORWOW with a fixed size does
+        not depend on the model of the card, unlike CuPy's default. The two never give equal numbers.
+        """
+        if self.xp is np:
+            return np.random.Generator(np.random.SFC64(seed))
+        key = int(seed.generate_state(1, np.uint64)[0])
+        return self.xp.random.Generator(self.xp.random.XORWOW(key, size=32768))
+
+    def to_device(self, array):
+        """A device array with the content of a host array (no copy on the CPU)."""
+        return self.xp.asarray(array)
+
+    def to_host(self, array):
+        """A NumPy array with the content of a device array; on the GPU this waits for the device."""
+        return array if isinstance(array, np.ndarray) else self.xp.asnumpy(array)
+
+    def synchronize(self):
+        """Wait until the device has done all its work, so that a clock can be read."""
+        if self.xp is not np:
+            self.xp.cuda.get_current_stream().synchronize()
+
+
+def _usable_cupy():
+    """(cupy, "") if CuPy and a GPU work, else (None, why not). An installed CuPy may lack a driver."""
+    try:
+        import cupy
+    except ImportError:
+        return None, "CuPy is not installed"
+    if not cupy.cuda.is_available():
+        return None, "CuPy finds no GPU or no driver"
+    return cupy, ""

@@ -1,0 +1,55 @@
+"""Minibatches of a Dataset, on the device."""
+
+import numpy as np
+
+
+class Batches:
+    """The next minibatch, in the network's units, on the device and without a copy between host and device.
+
+    A finite data set lies on the device whole; each epoch visits it in a new order, drawn on the host so that
+    a CPU and a GPU run see the same rows, and leaves out the last rows if they do not fill a batch. A stream is
+    drawn afresh, on the device, in blocks of many batches because each draw is several small operations.
+    """
+
+    BLOCK = 64  # batches of a stream drawn at once
+
+    def __init__(self, data, batch_size, backend, rng_order, rng_stream, dtype=np.float32):
+        self.data, self.batch_size, self.backend, self.xp = data, batch_size, backend, backend.xp
+        self.rng_order, self.rng_stream, self.dtype = rng_order, rng_stream, dtype
+        self.shift, self.scale = (backend.to_device(a.astype(dtype)) for a in (data.shift, data.scale))
+        self.position = 0
+        self.order = None  # this epoch's row numbers, or the block of a stream drawn ahead
+        if data.X is not None:
+            same_units = not data.shift.any() and (data.scale == 1).all()  # then no second copy is needed
+            X = data.X if same_units else data.normalise(data.X)
+            self.X = backend.to_device(X.astype(dtype, copy=False))
+            # Checking the bounds costs NumPy a copy of the batch; CuPy never checks and has no such option.
+            self.take_options = {"mode": "clip"} if self.xp is np else {}
+
+    def next(self, out):
+        """Write the next minibatch into out (batch_size, features)."""
+        i = self.position
+        if self.order is None or i + self.batch_size > len(self.order):
+            self.order, i = self._draw(), 0
+        self.position = i + self.batch_size
+        rows = self.order[i : self.position]
+        if self.data.X is None:
+            out[...] = rows
+        else:
+            self.xp.take(self.X, rows, axis=0, out=out, **self.take_options)
+
+    def _draw(self):
+        if self.data.X is None:
+            x = self.data.draw(self.BLOCK * self.batch_size, self.rng_stream, self.xp)
+            return (x.astype(self.dtype, copy=False) - self.shift) / self.scale
+        return self.backend.to_device(self.rng_order.permutation(len(self.data.X)))
+
+    def state(self):
+        """(order or block as a host array, position): what ``restore`` needs beside the generators' states."""
+        order = np.empty(0, np.int64) if self.order is None else self.backend.to_host(self.order)
+        return order, self.position
+
+    def restore(self, order, position):
+        """Continue where ``state`` was taken."""
+        self.order = self.backend.to_device(order) if len(order) else None
+        self.position = int(position)

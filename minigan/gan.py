@@ -1,0 +1,387 @@
+"""Generative adversarial nets: Algorithm 1 of Goodfellow et al. 2014 (arXiv 1406.2661), by hand.
+
+for number of training iterations do                                         GAN.train_step
+    for k steps do                                                           GAN.discriminator_step
+        sample minibatch of m noise samples z from the prior
+        sample minibatch of m examples x from the data
+        update D by ascending its stochastic gradient of V
+    sample minibatch of m noise samples z from the prior                     GAN.generator_step
+    update G by descending its stochastic gradient
+"""
+
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from minigan import losses
+from minigan.backend import BACKENDS, Backend
+from minigan.batches import Batches
+from minigan.data import Dataset, from_array
+from minigan.errors import Diverged, MiniganError
+from minigan.mlp import MLP, parse_layers
+from minigan.optim import OPTIMIZERS, linear
+
+UPDATES = ("alternating", "simultaneous")
+PRIORS = ("normal", "uniform", "spherical")
+DTYPES = ("float32", "float64")
+STREAMS = ("weights", "order", "stream", "noise", "dropout", "evaluation")  # one random generator per purpose
+AVERAGE_EVERY = 10  # steps between updates of the averaged weights: a tenth of the cost, the same average
+
+
+@dataclass(eq=False)
+class GAN:
+    """A generator G(z) and a discriminator D(x), two multilayer perceptrons trained against each other.
+
+        gan = GAN(steps=5000)
+        gan.fit(X)                  # X (n, features), or (n, height, width) images
+        x = gan.sample(64)          # (64, features), in X's units
+
+    Raises MiniganError, one sentence, for an option that makes no sense, and Diverged if training does.
+    """
+
+    generator: str = "256, relu, 256, relu"  # hidden layers: see mlp.parse_layers; the last Linear is added
+    discriminator: str = "256, leaky_relu 0.2, 256, leaky_relu 0.2"
+    latent_dim: int = 32
+    prior: str = "normal"  # of z; or "uniform", "spherical": see draw_prior
+    steps: int = 20_000  # iterations of Algorithm 1
+    batch_size: int = 64  # m
+    k: int = 1  # discriminator steps per generator step
+    loss: str = "non-saturating"  # G's; or "minimax"
+    update: str = "alternating"  # or "simultaneous": both gradients at the same weights, on one fake batch
+    optimizer: str = "sgd"  # or "adam"
+    lr: float = 0.1  # learning rate
+    lr_D: float | None = None  # the discriminator's, if it is to differ
+    lr_end: float = 0.1  # last learning rate as a fraction of the first, linear in between
+    momentum: float = 0.5  # of SGD; β₁ of Adam
+    momentum_end: float | None = None  # its last value, if it is to change, linear in between
+    r1: float = 0.05  # γ of the gradient penalty on real rows: see losses.GradientPenalty
+    r2: float = 0.0  # the same on fake rows
+    average: float = 0.999  # decay per step of the averaged generator weights, used for sampling; 0: no average
+    init_G: str | float = "he"  # or "glorot", or a for U(±a)
+    init_D: str | float = "he"
+    output_bias: str = "zero"  # or "data": G starts at the data's mean
+    seed: int = 0  # everything random follows from it
+    backend: str = "auto"  # or "numpy", "cupy"
+    dtype: str = "float32"  # or "float64"
+    report_every: int = 100  # steps over which the reported numbers are averaged
+
+    def __post_init__(self):
+        check_options(self)
+        self.backend_used = Backend(self.backend)
+        self.xp = self.backend_used.xp
+        self.step, self.history = 0, []
+        self.data = self.G = self.D = None
+
+    # -- Algorithm 1 -----------------------------------------------------------------------------------
+
+    def train_step(self):
+        """One iteration of Algorithm 1. Nothing in it waits for the device or allocates memory."""
+        with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, report() says so
+            if self.update == "simultaneous":
+                self.simultaneous_step()
+            else:
+                for _ in range(self.k):
+                    self.discriminator_step()
+                self.generator_step()
+            self.step += 1
+            self._average_weights()
+            self._record_logits()
+
+    def discriminator_step(self, x_real=None):
+        """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
+
+        x_real (m, features) in the network's units; None takes the next minibatch of the data.
+        """
+        self.discriminator_gradient(x_real)
+        self._descend_D()
+
+    def generator_step(self):
+        """Update G by descending its loss in θ_G, with fresh z; D is not touched."""
+        self.generator_gradient()
+        self._descend_G()
+
+    def simultaneous_step(self, x_real=None):
+        """Update both from gradients at the same θ, on one fake batch, as the paper's own code does."""
+        self.simultaneous_gradients(x_real)
+        self._descend_D()
+        self._descend_G()
+
+    def simultaneous_gradients(self, x_real=None):
+        """Both gradients, into ``grad_D`` and ``grad_G``."""
+        self._forward_real_and_fake(x_real)
+        self._backward_G(self.tape_D_fake)
+        self._backward_D()
+
+    def discriminator_gradient(self, x_real=None):
+        """d(-V̂ + penalties)/dθ_D into ``grad_D``, real and fake rows in one batch."""
+        self._forward_real_and_fake(x_real)
+        self._backward_D()
+
+    def generator_gradient(self):
+        """dL_G/dθ_G, through D, into ``grad_G``. D has moved since its own step, so it sees G(z) anew."""
+        x_fake = self._generate()
+        self.D.forward(x_fake, self.tape_DG, self.rng.dropout)
+        self._backward_G(self.tape_DG)
+
+    def _forward_real_and_fake(self, x_real):
+        m, x = self.batch_size, self.tape_D.x
+        if x_real is None:
+            self.batches.next(out=x[:m])
+        else:
+            x[:m] = x_real
+        x[m:] = self._generate()
+        self.D.forward(x, self.tape_D, self.rng.dropout)
+
+    def _generate(self):
+        """G(z) (m, features) for m fresh samples z of the prior."""
+        return self.G.forward(self.draw_z(), self.tape_G, self.rng.dropout)
+
+    def draw_z(self):
+        """m fresh samples (m, latent_dim) of the prior, on G's tape."""
+        return draw_prior(self.rng.noise, self.tape_G.x, self.prior, self.xp)
+
+    def _backward_D(self):
+        dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
+        self.D.backward(dlogits, self.tape_D, self.grad_D, need_dx=False)
+        if self.r1:
+            self.penalty.add_gradient(self.tape_D_real, self.r1, self.grad_D)
+        if self.r2:
+            self.penalty.add_gradient(self.tape_D_fake, self.r2, self.grad_D)
+
+    def _backward_G(self, tape):
+        dlogits = losses.generator_gradient(tape.out, self.dlogits_G, self.loss, self.xp)
+        dx_fake = self.D.backward(dlogits, tape)
+        self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
+
+    def _descend_D(self):
+        lr = self.learning_rate(self.lr if self.lr_D is None else self.lr_D)
+        self.optimizer_D.step(self.D.theta, self.grad_D.flat, lr, self._momentum())
+
+    def _descend_G(self):
+        self.optimizer_G.step(self.G.theta, self.grad_G.flat, self.learning_rate(self.lr), self._momentum())
+
+    def learning_rate(self, lr):
+        """lr at this step of its schedule."""
+        return linear(lr, lr * self.lr_end, self.step, self.steps)
+
+    def _momentum(self):
+        end = self.momentum if self.momentum_end is None else self.momentum_end
+        return linear(self.momentum, end, self.step, self.steps)
+
+    def _average_weights(self):
+        """θ_average ← d θ_average + (1 - d) θ_G, with d small at first so that the start is forgotten soon."""
+        if self.average and self.step % AVERAGE_EVERY == 0:
+            d = min(self.average, self.step / (self.step + 100)) ** AVERAGE_EVERY
+            step = self.xp.multiply(self.G.theta, 1 - d, out=self.grad_G.flat)  # the gradient is used up by now
+            self.averaged.flat *= d
+            self.averaged.flat += step
+
+    # -- What a person sees ----------------------------------------------------------------------------
+
+    def fit(self, X, on_report=None):
+        """Train on X from the beginning and return self.
+
+        X: a Dataset, or an array as ``data.from_array`` takes it. ``on_report(gan)`` is called after each report,
+        which is also appended to ``history``.
+        """
+        self.build(X)
+        while self.step < self.steps:
+            self.train_step()
+            if self.step % self.report_every == 0 or self.step == self.steps:
+                self.history.append(self.report())
+                if on_report is not None:
+                    on_report(self)
+        return self
+
+    def sample(self, n, seed=None, average=True):
+        """n samples (n, features), float32, in the data's own units (pixels in [0, 1]), on the host.
+
+        ``seed`` fixes z, equal on every backend; None draws on, without touching the training's random numbers.
+        average=False uses the last weights and not their average.
+        """
+        rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
+        z = np.empty((n, self.latent_dim), self.dtype)
+        return self.decode(draw_prior(rng, z, self.prior), average)
+
+    def decode(self, z, average=True):
+        """G(z) (n, features), float32, in the data's own units, for z (n, latent_dim) on the host."""
+        params = self.averaged if average and self.average else None
+        x = self._in_blocks(self.G, z, params)
+        return self.data.denormalise(x).astype(np.float32, copy=False)
+
+    def probability(self, x):
+        """D(x) (n,), the probability that a row of x (n, features), in the data's own units, is real."""
+        return losses.sigmoid(self._in_blocks(self.D, self.data.normalise(x))[:, 0])
+
+    def _in_blocks(self, net, x, params=None, block=1024):
+        """The output of net for host rows x of any number, without dropout, on the host."""
+        self._need_networks()
+        out = np.empty((len(x), net.n_out), self.dtype)
+        tape = net.tape(min(block, len(x)))
+        for i in range(0, len(x), block):
+            rows = self.backend_used.to_device(x[i : i + block].astype(self.dtype, copy=False))
+            out[i : i + block] = self.backend_used.to_host(net.forward(rows, tape[: len(rows)], None, params))
+        return out
+
+    def _need_networks(self):
+        if self.G is None:
+            raise MiniganError("this GAN has no networks yet; call fit(X), or build(X) to make untrained ones")
+
+    def report(self):
+        """The numbers of the steps since the last report: the one moment when training waits for the device.
+
+        V is V̂, loss_D = -V̂, loss_G the loss that G descends, D_real and D_fake the means of D(x) and D(G(z)), all
+        without the penalties; spread and spread_real are the standard deviations of a fake and a real batch in the
+        network's units, and the first is far below the second when G has collapsed.
+        Raises Diverged if a loss or a weight is no longer finite.
+        """
+        xp, n = self.xp, (self.step - 1) % self.report_every + 1
+        real, fake = self.record_D[:n, : self.batch_size], self.record_D[:n, self.batch_size :]
+        x_real, x_fake = self.tape_D.x[: self.batch_size], self.tape_D.x[self.batch_size :]
+        V = losses.value(real, fake, xp)
+        numbers = {
+            "V": V,
+            "loss_D": -V,
+            "loss_G": losses.generator_loss(self.record_G[:n], self.loss, xp),
+            "D_real": losses.sigmoid(real, xp).mean(),
+            "D_fake": losses.sigmoid(fake, xp).mean(),
+            "spread": x_fake.var(0).mean() ** 0.5,
+            "spread_real": x_real.var(0).mean() ** 0.5,
+            "weights": self.G.theta.sum() + self.D.theta.sum(),
+        }
+        values = self.backend_used.to_host(xp.stack(list(numbers.values()))).tolist()
+        numbers = {
+            "step": self.step,
+            **dict(zip(numbers, values, strict=True)),
+            "lr": self.learning_rate(self.lr),
+        }
+        if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
+            raise Diverged(
+                f"training diverged before step {self.step}: the loss or a weight is not a finite number, most likely "
+                f"because the learning rate is too high (lr {self.lr:g} with r1 {self.r1:g}); try --lr {self.lr / 3:.2g}"
+            )
+        return numbers
+
+    def _record_logits(self):
+        i = (self.step - 1) % self.report_every
+        tape_G = self.tape_D_fake if self.update == "simultaneous" else self.tape_DG
+        self.record_D[i] = self.tape_D.out[:, 0]
+        self.record_G[i] = tape_G.out[:, 0]
+
+    # -- Construction and state ------------------------------------------------------------------------
+
+    def build(self, X, start=True):
+        """Make the networks, optimisers, tapes and random generators for X (as in ``fit``), and return self.
+
+        start=False leaves out what only a fresh start needs, for ``checkpoint`` to fill in.
+        """
+        self.data = data = X if isinstance(X, Dataset) else from_array(X)
+        if data.X is not None and self.batch_size > len(data.X):
+            raise MiniganError(
+                f"batch size {self.batch_size} is larger than the data ({len(data.X)} rows); "
+                f"use --batch-size {len(data.X)} or less"
+            )
+        backend, xp, m = self.backend_used, self.xp, self.batch_size
+        seeds = dict(zip(STREAMS, np.random.SeedSequence(self.seed).spawn(len(STREAMS)), strict=True))
+        host = {name: np.random.Generator(np.random.SFC64(seeds[name])) for name in ("weights", "order", "evaluation")}
+        device = {name: backend.generator(seeds[name]) for name in ("stream", "noise", "dropout")}
+        self.rng = SimpleNamespace(**host, **device)
+
+        G_layers = parse_layers(
+            self.generator, self.latent_dim, data.features, "sigmoid" if data.image_shape else None, xp
+        )
+        D_layers = parse_layers(self.discriminator, data.features, 1, None, xp)
+        self.G, self.D = MLP(G_layers, xp, self.dtype), MLP(D_layers, xp, self.dtype)
+        self.G.initialise(self.rng.weights, self.init_G)
+        self.D.initialise(self.rng.weights, self.init_D)
+        if start and self.output_bias == "data":
+            self._start_at_mean()
+        self.averaged = self.G.vector()
+        self.averaged.flat[...] = self.G.theta
+
+        self.optimizer_G = OPTIMIZERS[self.optimizer](self.G.theta, xp)
+        self.optimizer_D = OPTIMIZERS[self.optimizer](self.D.theta, xp)
+        self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
+        self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
+        self.tape_D_real, self.tape_D_fake = self.tape_D[:m], self.tape_D[m:]
+        self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
+        self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
+        self.penalty = losses.GradientPenalty(self.D, m) if self.r1 or self.r2 else None
+        self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
+        self.record_G = xp.empty((self.report_every, m), self.dtype)
+        self.batches = Batches(data, m, backend, self.rng.order, self.rng.stream, self.dtype)
+        self.step, self.history = 0, []
+        return self
+
+    def _start_at_mean(self):
+        """G's last bias such that G's first output is the mean of the data, as in the paper's code."""
+        mean = self.data.normalise(self.data.real_samples(10_000, seed=self.seed)).mean(0, dtype=np.float64)
+        if self.data.image_shape:
+            mean = np.clip(mean, 1e-7, 1 - 1e-7)
+            mean = np.log(mean / (1 - mean))
+        bias = [p for p in self.G.params.layers if p][-1][1]
+        bias[...] = self.backend_used.to_device(mean.astype(self.dtype))
+
+    def options(self):
+        """The options this GAN was made with, a dict that JSON can hold."""
+        return asdict(self)
+
+
+def draw_prior(rng, z, prior, xp=np):
+    """Fill z (n, latent_dim) from the prior, in place; every prior has variance 1 in each coordinate.
+
+    "normal" N(0, I); "uniform" U(-√3, √3), the 2014 paper's; "spherical": the sphere of radius √latent_dim.
+    """
+    if prior == "uniform":
+        rng.random(dtype=z.dtype, out=z)
+        z -= 0.5
+        z *= 12**0.5
+    else:
+        rng.standard_normal(dtype=z.dtype, out=z)
+    if prior == "spherical":
+        z *= (z.shape[1] / xp.square(z).sum(1, keepdims=True)) ** 0.5
+    return z
+
+
+def check_options(o):
+    """Raise MiniganError, one sentence, for the first option of ``o`` that makes no sense."""
+    whole = ("latent_dim", "steps", "batch_size", "k", "report_every")
+    for name in whole:
+        _check(o, name, isinstance(getattr(o, name), int) and getattr(o, name) >= 1, "a whole number, 1 or more")
+    for name in ("lr", "lr_D"):
+        v = getattr(o, name)
+        _check(o, name, (v is None and name == "lr_D") or (_is_number(v) and v > 0), "a number above 0")
+    for name in ("momentum", "momentum_end"):
+        v = getattr(o, name)
+        _check(
+            o,
+            name,
+            (v is None and name == "momentum_end") or (_is_number(v) and -1 < v < 1),
+            "above -1 and below 1",
+        )
+    for name in ("r1", "r2"):
+        _check(o, name, _is_number(getattr(o, name)) and getattr(o, name) >= 0, "0 or more")
+    _check(o, "lr_end", _is_number(o.lr_end) and 0 <= o.lr_end <= 1, "from 0 to 1, a fraction of lr")
+    _check(o, "average", _is_number(o.average) and 0 <= o.average < 1, "0 or more and below 1")
+    _check(o, "seed", isinstance(o.seed, int) and o.seed >= 0, "a whole number, 0 or more")
+    choices = {"prior": PRIORS, "loss": losses.LOSSES, "update": UPDATES, "optimizer": tuple(OPTIMIZERS),
+               "output_bias": ("zero", "data"), "backend": BACKENDS, "dtype": DTYPES}  # fmt: skip
+    for name, allowed in choices.items():
+        _check(o, name, getattr(o, name) in allowed, "one of " + ", ".join(allowed))
+    for name in ("init_G", "init_D"):
+        v = getattr(o, name)
+        _check(o, name, v in ("he", "glorot") or (_is_number(v) and v > 0), "he, glorot, or a number a for U(±a)")
+    for text in (o.generator, o.discriminator):
+        parse_layers(text, 1, 1)
+    if o.update == "simultaneous" and o.k != 1:
+        raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {o.k}")
+
+
+def _is_number(v):
+    return isinstance(v, (int, float)) and np.isfinite(v)
+
+
+def _check(o, name, ok, wanted):
+    if not ok:
+        raise MiniganError(f"{name.replace('_', '-')} is {getattr(o, name)!r}; it must be {wanted}")

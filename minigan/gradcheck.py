@@ -1,0 +1,404 @@
+"""Are the hand-written gradients right? Compare them with two that need no calculus.
+
+    central differences   (f(x + h) - f(x - h)) / 2h, in float64 with h = 1e-5
+    complex step          Im f(x + ih) / h, with h = 1e-30: no subtraction, so exact to rounding, wherever the
+                          forward pass is analytic (Squire and Trapp 1998, eq. 4)
+
+The upstream gradient is random, because ones can hide errors that cancel. The error of a tensor is
+max|analytic - numerical| / max(|analytic|, |numerical|). ReLU, LeakyReLU and Maxout have kinks, where a difference
+quotient means nothing: inputs are drawn anew until every kink is further away than a step can reach.
+
+    python -m minigan gradcheck          prints the table and exits with 1 if any row fails
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minigan import layers as L
+from minigan import losses
+from minigan.backend import Backend
+from minigan.data import from_array
+from minigan.errors import MiniganError
+from minigan.gan import GAN, PRIORS, UPDATES
+from minigan.mlp import MLP
+
+LIMITS = {"central differences": 1e-6, "complex step": 1e-12}  # for assembled networks
+KINK_MARGIN = 2e-3  # of a pre-activation from its kink; a step of 1e-5 in a weight moves it far less
+
+
+@dataclass
+class Check:
+    """One row of the table: ``error`` is the worst relative error found, which must not exceed ``tolerance``."""
+
+    name: str
+    method: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self):
+        return bool(self.error <= self.tolerance)  # False for nan
+
+
+def central_difference(f, x, h=1e-5):
+    """df/dx for a scalar function f() of the array x, which is perturbed in place and restored."""
+    gradient = np.empty(x.shape)
+    for i in np.ndindex(x.shape):
+        old = x[i].copy()
+        x[i] = old + h
+        above = float(f())
+        x[i] = old - h
+        gradient[i] = (above - float(f())) / (2 * h)
+        x[i] = old
+    return gradient
+
+
+def complex_step(f, x, h=1e-30):
+    """df/dx for an analytic scalar function f() of the complex array x, perturbed in place and restored."""
+    gradient = np.empty(x.shape)
+    for i in np.ndindex(x.shape):
+        old = x[i].copy()
+        x[i] = old + 1j * h
+        gradient[i] = complex(f()).imag / h
+        x[i] = old
+    return gradient
+
+
+def relative_error(analytic, numerical):
+    """max|a - b| / max(|a|, |b|) over a tensor; 0 if both are zero, nan if either is not finite."""
+    scale = max(np.abs(analytic).max(), np.abs(numerical).max())
+    return 0.0 if scale == 0 else float(np.abs(analytic - numerical).max() / scale)
+
+
+def worst_error(grad, numerical, host, judgeable=0.0):
+    """The largest relative error over the tensors of a gradient (Vector), given its numerical one (size,).
+
+    None if some tensor's numerical gradient is not zero but all of it is smaller than ``judgeable``.
+    """
+    errors, start = [], 0
+    for tensor in (view for views in grad.layers for view in views):
+        expected = numerical[start : start + tensor.size].reshape(tensor.shape)
+        start += tensor.size
+        if 0 < np.abs(expected).max() < judgeable:
+            return None
+        errors.append(relative_error(host(tensor), expected))
+    return max(errors)
+
+
+def kink_distance(net, tape):
+    """The smallest distance of a pre-activation on the tape from a kink; infinity if no layer has any."""
+    xp, distance = net.xp, float("inf")
+    for layer, x, c in zip(net.layers, tape.inputs, tape.buffers, strict=True):
+        if isinstance(layer, L.LeakyReLU):
+            distance = min(distance, float(xp.abs(x).min()))
+        if isinstance(layer, L.Maxout) and layer.pieces > 1:
+            a = xp.sort(c.affine.out.reshape(len(x), layer.pieces, layer.n_out), axis=1)
+            distance = min(distance, float((a[:, -1] - a[:, -2]).min()))
+    return distance
+
+
+# -- One network: layers, tangents, R1 ---------------------------------------------------------------------
+
+
+def check_layer(make, name, tolerance, seed=0, backend=None, analytic=True):
+    """Central differences, the complex step, and the tangent of one layer made by ``make(n_in, xp)``: three rows."""
+    backend = backend or Backend("numpy")
+    xp, host, rng = backend.xp, backend.to_host, np.random.default_rng(seed)
+
+    def draw(*shape):
+        return backend.to_device(rng.standard_normal(shape))
+
+    net, n = MLP([make(5, xp)], xp, np.float64), 4
+    net.params.flat[...] = draw(net.theta.size)
+    tape, grad = net.tape(n), net.vector()
+
+    def forward():
+        return net.forward(tape.x, tape, backend.generator(np.random.SeedSequence(seed)))
+
+    while True:
+        tape.x[...] = draw(n, 5)
+        forward()
+        if kink_distance(net, tape) > KINK_MARGIN:
+            break
+    dout = draw(n, net.n_out)
+    dx = host(net.backward(dout, tape, grad)).copy()
+
+    def loss():
+        return (forward() * dout).sum()
+
+    errors = [relative_error(dx, central_difference(loss, tape.x))]
+    if net.theta.size:
+        errors.append(worst_error(grad, central_difference(loss, net.theta), host))
+    rows = [Check(name, "central differences", max(errors), tolerance)]
+
+    forward()
+    net.backward(dout, tape)
+    xdot = draw(n, 5)
+    forward_mode = float((net.tangent(xdot, tape) * dout).sum())
+    rows.append(Check(name, "tangent = xdot·dx", abs(forward_mode / float((host(xdot) * dx).sum()) - 1), 1e-12))
+
+    if analytic and xp is np:
+        z = MLP([make(5, xp)], xp, np.complex128)
+        z.params.flat[...] = net.theta
+        ztape = z.tape(n)
+        ztape.x[...] = tape.x
+
+        def zloss():
+            return (z.forward(ztape.x, ztape, np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed))))
+                    * dout).sum()  # fmt: skip
+
+        errors = [relative_error(dx, complex_step(zloss, ztape.x))]
+        if net.theta.size:
+            errors.append(worst_error(grad, complex_step(zloss, z.theta), host))
+        rows.append(Check(name, "complex step", max(errors), 1e-12))
+    return rows
+
+
+def check_penalty(text, seed=0, backend=None, tolerance=1e-6):
+    """R1's gradient for a discriminator whose hidden layers are ``text``, and the value it reports."""
+    options = dict(generator="", discriminator=text, r1=0.7, batch_size=5, latent_dim=2)
+    gan, x_real, hold = _held_gan(options, np.random.default_rng(seed), 3, backend)
+    D, tape, grad = gan.D, gan.D.tape(5), gan.D.vector()
+    penalty = losses.GradientPenalty(D, 5)
+
+    def loss():
+        hold()
+        D.forward(x_real, tape, gan.rng.dropout)
+        return penalty_value(D, tape, gan.r1)
+
+    value = loss()
+    norms = penalty.add_gradient(tape, gan.r1, grad)
+    error = worst_error(grad, central_difference(loss, D.theta), gan.backend_used.to_host)
+    error = max(error, relative_error(np.array(float(norms.sum()) / 2), np.array(value)))
+    return Check(f"R1 through {text or 'one Linear layer'}", "central differences", error, tolerance)
+
+
+def penalty_value(D, tape, gamma):
+    """γ/2 · mean‖∇ₓ s‖² on a tape whose forward pass is done, a scalar."""
+    v = D.backward(D.xp.ones((len(tape.x), 1), D.dtype), tape)
+    return gamma / 2 * (v * v).sum() / len(v)
+
+
+# -- The losses --------------------------------------------------------------------------------------------
+
+
+def check_losses(seed=0):
+    """dloss/dlogits of every loss by both methods; the loss value is then the integral of its gradient."""
+    rng = np.random.default_rng(seed)
+    m = 6
+    s, z = rng.standard_normal((2 * m, 1)) * 3, np.empty((2 * m, 1), complex)
+    labels = np.repeat([1.0, 0.0], m)[:, None]
+    loss_D = losses.DiscriminatorLoss(m, dtype=np.float64)
+    pairs = {
+        "D's loss, -V̂": (loss_D, lambda s, out: loss_D.gradient(s, out)),
+        "2 BCE on labels": (lambda s: 2 * losses.bce(s, labels), lambda s, out: loss_D.gradient(s, out)),
+    }
+    for kind in losses.LOSSES:
+        pairs[f"G's loss, {kind}"] = (
+            lambda s, kind=kind: losses.generator_loss(s, kind),
+            lambda s, out, kind=kind: losses.generator_gradient(s, out, kind),
+        )
+    rows = []
+    for name, (f, gradient) in pairs.items():
+        ds = gradient(s, np.empty_like(s))
+        z[...] = s
+        numerical = central_difference(lambda f=f: f(s), s)
+        rows.append(Check(name, "central differences", relative_error(ds, numerical), 1e-8))
+        rows.append(Check(name, "complex step", relative_error(ds, complex_step(lambda f=f: f(z), z)), 1e-12))
+    return rows
+
+
+# -- The assembled training step ---------------------------------------------------------------------------
+
+
+def check_gan(options, rng, features, backend=None):
+    """Relative errors of the gradients that the training step itself computes, a dict: D's step and G's, through D,
+    each against central differences and (on NumPy) the complex step.
+
+    D has moved by one step before G's gradient is taken, as in training. Central differences of a loss near 1 carry
+    rounding errors of about 1e-11 and cannot judge a tensor whose whole gradient is smaller than 1e-3: their error
+    is then None. The complex step has no such limit.
+    """
+    gan, x_real, hold = _held_gan(options, rng, features, backend)
+    host = gan.backend_used.to_host
+
+    def loss_D(G, D):
+        x_fake = G.forward(gan.z_held, G.tape(gan.batch_size), gan.rng.dropout)
+        tape = D.tape(2 * gan.batch_size)
+        loss = gan.loss_D(D.forward(gan.xp.concatenate([x_real, x_fake]), tape, gan.rng.dropout))
+        for gamma, rows in ((gan.r1, slice(0, gan.batch_size)), (gan.r2, slice(gan.batch_size, None))):
+            loss += penalty_value(D, tape[rows], gamma) if gamma else 0.0
+        return loss
+
+    def loss_G(G, D):
+        x_fake = G.forward(gan.z_held, G.tape(gan.batch_size), gan.rng.dropout)
+        if gan.update == "simultaneous":  # the same masks as in the step: D sees real and fake in one batch
+            x, n = gan.xp.concatenate([x_real, x_fake]), gan.batch_size
+        else:
+            x, n = x_fake, 0
+        return losses.generator_loss(D.forward(x, D.tape(len(x)), gan.rng.dropout)[n:], gan.loss, gan.xp)
+
+    def compare(grad, f, G, D, theta):
+        """``theta`` is the flat vector of G or of D, to be perturbed."""
+
+        def held():
+            hold()
+            return f(G, D)
+
+        if theta.dtype.kind == "c":
+            return worst_error(grad, complex_step(held, theta), host)
+        return worst_error(grad, central_difference(held, theta), host, judgeable=1e-3)
+
+    errors = {}
+    for network, f in (("D", loss_D), ("G", loss_G)):
+        hold()
+        if gan.update == "simultaneous":
+            gan.simultaneous_gradients(x_real)
+        elif network == "D":
+            gan.discriminator_gradient(x_real)
+        else:
+            gan._descend_D()
+            hold()
+            gan.generator_gradient()
+        grad = gan.grad_D if network == "D" else gan.grad_G
+        errors[network, "central differences"] = compare(grad, f, gan.G, gan.D, getattr(gan, network).theta)
+        if gan.xp is np:
+            twins = {name: _complex_twin(getattr(gan, name)) for name in "GD"}
+            errors[network, "complex step"] = compare(grad, f, twins["G"], twins["D"], twins[network].theta)
+    return errors
+
+
+def _complex_twin(net):
+    """The same network with complex128 weights. Layers hold sizes only, so the two can share them."""
+    twin = MLP(net.layers, net.xp, np.complex128)
+    twin.theta[...] = net.theta
+    return twin
+
+
+def _held_gan(options, rng, features, backend=None):
+    """(a float64 GAN with random weights and biases, a real batch, hold()), away from all kinks.
+
+    hold() seeds the generators of z and dropout anew, so that each pass after it sees the same of both.
+    """
+    n, name = options["batch_size"], (backend or Backend("numpy")).name
+    for _ in range(2000):
+        images = rng.random() < 0.3
+        X = (rng.random if images else rng.standard_normal)((n, features)).astype(np.float32)
+        data = from_array(X, image_shape=(1, features) if images else None)
+        gan = GAN(**options, lr=0.01, dtype="float64", backend=name, seed=int(rng.integers(2**31))).build(data)
+        for net in (gan.G, gan.D):
+            net.theta[...] += gan.backend_used.to_device(0.3 * rng.standard_normal(net.theta.size))
+        x_real = gan.backend_used.to_device(data.normalise(X).astype(np.float64))
+
+        def hold(gan=gan):
+            for purpose, seed in (("noise", 1), ("dropout", 2)):
+                setattr(gan.rng, purpose, gan.backend_used.generator(np.random.SeedSequence([gan.seed, seed])))
+
+        theta_D = gan.D.theta.copy()
+        hold()
+        gan.z_held = gan.draw_z().copy()
+        gan.discriminator_gradient(x_real)
+        near = min(kink_distance(gan.D, gan.tape_D), kink_distance(gan.G, gan.tape_G))
+        gan._descend_D()
+        hold()
+        gan._forward_real_and_fake(x_real)
+        near = min(near, kink_distance(gan.D, gan.tape_D))
+        hold()
+        gan.generator_gradient()
+        near = min(near, kink_distance(gan.D, gan.tape_DG))
+        gan.D.theta[...] = theta_D
+        if near > KINK_MARGIN:
+            gan.optimizer_D.state["velocity"][...] = 0
+            return gan, x_real, hold
+    raise MiniganError(f"no batch of {n} rows away from all kinks was found in 2000 draws; use a smaller network")
+
+
+def random_options(rng):
+    """Options of a random small GAN: depth, width, layers, prior, loss, update, batch and penalties."""
+    layers = ["relu", "leaky_relu 0.2", "tanh", "sigmoid", "maxout", "dropout 0.7"]
+
+    def network():
+        parts = []
+        for _ in range(rng.integers(0, 4)):
+            kind = layers[rng.integers(len(layers))]
+            width = int(rng.integers(1, 6))
+            if kind == "maxout":
+                parts.append(f"maxout {width}x{rng.integers(1, 4)}")
+            elif kind.startswith("dropout"):
+                parts.append(kind)
+            else:
+                parts += [str(width), kind]
+        return ", ".join(parts)
+
+    def one_of(names):
+        return names[rng.integers(len(names))]
+
+    return dict(
+        generator=network(), discriminator=network(), latent_dim=int(rng.integers(1, 5)), prior=one_of(PRIORS),
+        batch_size=int(rng.integers(1, 6)), loss=one_of(losses.LOSSES), update=one_of(UPDATES),
+        r1=one_of([0.0, 0.1, 2.0]), r2=one_of([0.0, 0.0, 0.3]),
+    )  # fmt: skip
+
+
+def check_random_gans(count, seed=0, backend=None):
+    """The assembled step of ``count`` random architectures: a row for each network and method, the worst of all.
+
+    Where central differences could not judge an architecture, another one is drawn, so each row counts in full.
+    """
+    rng, worst, judged = np.random.default_rng(seed), {}, {}
+    while not judged or min(judged.values()) < count:
+        for key, error in check_gan(random_options(rng), rng, int(rng.integers(1, 5)), backend).items():
+            worst.setdefault(key, []).append(error) if error is not None else None
+            judged[key] = len(worst.get(key, ()))
+    names = {"D": "D's step: real and fake, R1, R2", "G": "G's step, through D"}
+    return [
+        Check(f"{names[network]}; {len(errors)} random networks", method, max(errors), LIMITS[method])
+        for (network, method), errors in worst.items()
+    ]
+
+
+# -- The table ---------------------------------------------------------------------------------------------
+
+LAYERS = {
+    "Linear": lambda n, xp: L.Linear(n, 3, xp),
+    "Maxout": lambda n, xp: L.Maxout(n, 3, 4, xp),
+    "Dropout": lambda n, xp: L.Dropout(n, 0.6, xp),
+    "ReLU": lambda n, xp: L.ReLU(n, xp),
+    "LeakyReLU": lambda n, xp: L.LeakyReLU(n, 0.2, xp),
+    "Tanh": lambda n, xp: L.Tanh(n, xp),
+    "Sigmoid": lambda n, xp: L.Sigmoid(n, xp),
+}
+
+
+PENALISED = (
+    "",
+    "4, relu, 4, leaky_relu 0.2",
+    "maxout 4x3, maxout 3x2",
+    "4, tanh, 3, tanh",
+    "4, sigmoid, 3, sigmoid",
+    "6, tanh, dropout 0.8, maxout 4x2, 4, sigmoid",
+)
+
+
+def run(count=50, seed=0, backend=None):
+    """Every check, in order: a generator of Check. ``count``: how many random architectures."""
+    for name, make in LAYERS.items():
+        yield from check_layer(make, name, 1e-8, seed, backend)
+    yield from check_losses(seed)
+    for hidden in PENALISED:
+        yield check_penalty(hidden, seed, backend)
+    yield from check_random_gans(count, seed, backend)
+
+
+def print_table(checks):
+    """Print one line a check as it comes, and return True if all passed."""
+    print(f"{'gradient of':58}{'against':22}{'worst rel. error':>17}{'limit':>9}")
+    passed = True
+    for c in checks:
+        print(
+            f"{c.name:58}{c.method:22}{c.error:17.1e}{c.tolerance:9.0e}  {'ok' if c.passed else 'FAIL'}",
+            flush=True,
+        )
+        passed &= c.passed
+    return passed

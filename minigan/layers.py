@@ -1,0 +1,293 @@
+"""The layers, each a pair of hand-written passes: ``forward`` and ``backward``.
+
+A layer object holds sizes, never data. Its parameters come in as ``p`` (views of the network's flat
+vector), what a pass leaves for the next one lies in ``c`` (its place on a tape, see mlp.py), and
+gradients go out through ``g`` (the same views of a gradient vector). Four passes:
+
+    forward           x           -> out          the value
+    backward          dL/dout     -> dL/dx        and dL/dp into g, each only if asked for
+    tangent           xdot        -> outdot       the directional derivative (dout/dx) xdot
+    backward_tangent  (see there)                 backward through ``tangent``; R1 needs it
+
+All arrays have the batch as their first axis. ``n`` rows, ``in`` and ``out`` columns. Every array is
+allocated once, in ``buffers``, and each pass writes into it, so training allocates nothing.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+
+def empty(xp, dtype, **shapes):
+    """Named uninitialised arrays. Memory that is never written costs nothing on a CPU."""
+    return SimpleNamespace(**{name: xp.empty(shape, dtype) for name, shape in shapes.items()})
+
+
+class Linear:
+    """out = x W + b, with W (in, out) and b (out,)."""
+
+    def __init__(self, n_in, n_out, xp=np):
+        self.n_in, self.n_out, self.xp = n_in, n_out, xp
+        self.shapes = (n_in, n_out), (n_out,)
+
+    def buffers(self, n, dtype):
+        c = empty(self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), dx=(n, self.n_in), e=(n, self.n_in))
+        c.ones = self.xp.ones(n, dtype)
+        return c
+
+    def forward(self, x, p, c, rng=None):
+        W, b = p
+        self.xp.matmul(x, W, out=c.out)
+        c.out += b
+        return c.out
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        if g is not None:
+            self._parameter_gradient(dout, x, c, g)
+        return self._input_gradient(dout, p, c.dx) if need_dx else None
+
+    def tangent(self, xdot, p, c):
+        return self.xp.matmul(xdot, p[0], out=c.tangent)
+
+    def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
+        """outdot = xdot W is linear in W too: dW += xdotᵀ delta. ``e`` is then an ordinary ``dout``."""
+        self.xp.matmul(xdot.T, delta, out=scratch[0])
+        g[0][...] += scratch[0]
+        if e is None:
+            return None
+        self._parameter_gradient(e, x, c, scratch)
+        g[0][...] += scratch[0]
+        g[1][...] += scratch[1]
+        return self._input_gradient(e, p, c.e) if need_e else None
+
+    def _parameter_gradient(self, dout, x, c, g):
+        """dW = xᵀ dout (in, out), db = column sums of dout (a product with ones is the fastest sum)."""
+        self.xp.matmul(x.T, dout, out=g[0])
+        self.xp.matmul(c.ones, dout, out=g[1])
+
+    def _input_gradient(self, dout, p, out):
+        """dx = dout Wᵀ (n, in)."""
+        if self.n_out == 1:  # an outer product: broadcasting is several times faster than matmul
+            return self.xp.multiply(dout, p[0].T, out=out)
+        return self.xp.matmul(dout, p[0].T, out=out)
+
+
+class Maxout:
+    """out = max over pieces j of (x W_j + b_j): Goodfellow et al., 2013, arXiv 1302.4389, eq. 2.
+
+    W is (in, pieces * units) with the pieces side by side, so that all of them are one product.
+    """
+
+    def __init__(self, n_in, n_out, pieces, xp=np):
+        self.n_in, self.n_out, self.pieces, self.xp = n_in, n_out, pieces, xp
+        self.affine = Linear(n_in, pieces * n_out, xp)
+        self.shapes = self.affine.shapes
+
+    def buffers(self, n, dtype):
+        c = empty(self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), piece=(n, self.n_out))
+        c.affine = self.affine.buffers(n, dtype)
+        c.wins = self.xp.empty((n, self.pieces, self.n_out), bool)
+        c.taken = self.xp.empty((n, self.n_out), bool)
+        c.da = self.xp.empty((n, self.pieces, self.n_out), dtype)
+        c.de = self.xp.empty((n, self.pieces, self.n_out), dtype)
+        return c
+
+    def forward(self, x, p, c, rng=None):
+        a = self._by_piece(self.affine.forward(x, p, c.affine))
+        c.out[...] = a[:, 0]
+        for j in range(1, self.pieces):
+            self.xp.maximum(c.out, a[:, j], out=c.out)
+        return c.out
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        self._find_winners(c)
+        da = self._to_winners(dout, c, c.da)
+        return self.affine.backward(da, x, p, c.affine, g, need_dx)
+
+    def tangent(self, xdot, p, c):
+        return self._from_winners(self.affine.tangent(xdot, p, c.affine), c)
+
+    def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
+        delta = c.da.reshape(len(c.da), -1)  # what the backward pass left there
+        if e is not None:
+            e = self._to_winners(e, c, c.de)
+        return self.affine.backward_tangent(e, delta, x, xdot, p, c.affine, g, scratch, need_e)
+
+    def _by_piece(self, a):
+        return a.reshape(len(a), self.pieces, self.n_out)
+
+    def _find_winners(self, c):
+        """wins[n, j, i]: piece j gave unit i its value. On a tie only the first one counts."""
+        a = self._by_piece(c.affine.out)
+        c.taken[...] = False
+        for j in range(self.pieces):
+            win = self.xp.equal(a[:, j], c.out, out=c.wins[:, j])
+            self.xp.greater(win, c.taken, out=win)
+            self.xp.logical_or(c.taken, win, out=c.taken)
+
+    def _to_winners(self, dout, c, out):
+        self.xp.multiply(dout[:, None], c.wins, out=out)
+        return out.reshape(len(out), -1)
+
+    def _from_winners(self, a, c):
+        a = self._by_piece(a)
+        self.xp.multiply(a[:, 0], c.wins[:, 0], out=c.tangent)
+        for j in range(1, self.pieces):
+            self.xp.multiply(a[:, j], c.wins[:, j], out=c.piece)
+            self.xp.add(c.tangent, c.piece, out=c.tangent)
+        return c.tangent
+
+
+class Dropout:
+    """Keeps each input with probability ``keep`` and divides it by ``keep``; with rng=None it does nothing.
+
+    Srivastava et al., 2014. The mask of the last forward pass serves all passes that follow it.
+    """
+
+    shapes = ()
+
+    def __init__(self, n_in, keep, xp=np):
+        self.n_in = self.n_out = n_in
+        self.keep, self.xp = keep, xp
+
+    def buffers(self, n, dtype):
+        shape = n, self.n_in
+        c = empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
+        c.uniform = self.xp.empty(shape, np.float64 if np.dtype(dtype).itemsize > 4 else np.float32)
+        c.kept = self.xp.empty(shape, bool)
+        c.mask = self.xp.empty(shape, c.uniform.dtype)
+        return c
+
+    def forward(self, x, p, c, rng=None):
+        if rng is None:
+            c.mask[...] = 1
+        else:
+            rng.random(dtype=c.uniform.dtype, out=c.uniform)
+            c.mask[...] = self.xp.less(c.uniform, self.keep, out=c.kept)
+            c.mask *= 1 / self.keep
+        return self.xp.multiply(x, c.mask, out=c.out)
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        return self.xp.multiply(dout, c.mask, out=c.dx) if need_dx else None
+
+    def tangent(self, xdot, p, c):
+        return self.xp.multiply(xdot, c.mask, out=c.tangent)
+
+    def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
+        return None if e is None else self.xp.multiply(e, c.mask, out=c.e)
+
+
+class LeakyReLU:
+    """out = max(x, slope x), element by element; 0 <= slope < 1."""
+
+    shapes = ()
+
+    def __init__(self, n_in, slope=0.2, xp=np):
+        self.n_in = self.n_out = n_in
+        self.slope, self.xp = slope, xp
+
+    def buffers(self, n, dtype):
+        shape = n, self.n_in
+        c = empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
+        c.floor = self.xp.full(shape, self.slope, dtype)
+        c.positive = self.xp.empty(shape, bool)
+        return c
+
+    def forward(self, x, p, c, rng=None):
+        self.xp.multiply(x, self.slope, out=c.out)
+        return self.xp.maximum(x, c.out, out=c.out)
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        """dx = dout where x > 0, else slope dout. A maximum against an array (``floor``) is vectorised,
+        against a scalar it is not; ``where`` and products of a mask with floats are slower still."""
+        self.xp.greater(x, 0, out=c.positive)
+        c.derivative[...] = c.positive
+        self.xp.maximum(c.derivative, c.floor, out=c.derivative)
+        return self.xp.multiply(dout, c.derivative, out=c.dx)
+
+    def tangent(self, xdot, p, c):
+        return self.xp.multiply(xdot, c.derivative, out=c.tangent)
+
+    def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
+        return None if e is None else self.xp.multiply(e, c.derivative, out=c.e)  # no curvature
+
+
+class ReLU(LeakyReLU):
+    """out = max(x, 0), element by element."""
+
+    def __init__(self, n_in, xp=np):
+        super().__init__(n_in, 0.0, xp)
+
+    def forward(self, x, p, c, rng=None):
+        return self.xp.maximum(x, c.floor, out=c.out)
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        c.derivative[...] = self.xp.greater(x, 0, out=c.positive)
+        return self.xp.multiply(dout, c.derivative, out=c.dx)
+
+
+class _Smooth:
+    """What Tanh and Sigmoid share: φ' and φ'' are functions of the output, and φ'' is not zero."""
+
+    shapes = ()
+
+    def __init__(self, n_in, xp=np):
+        self.n_in = self.n_out = n_in
+        self.xp = xp
+
+    def buffers(self, n, dtype):
+        shape = n, self.n_in
+        return empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        self._derivative(c)
+        return self.xp.multiply(dout, c.derivative, out=c.dx)
+
+    def tangent(self, xdot, p, c):
+        return self.xp.multiply(xdot, c.derivative, out=c.tangent)
+
+    def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
+        """outdot = φ'(x) xdot depends on x: its gradient there is delta φ''(x) xdot, and e φ'(x) joins it."""
+        self._second_derivative(c)
+        c.e *= delta
+        c.e *= xdot
+        if e is not None:
+            c.derivative *= e
+            c.e += c.derivative
+        return c.e
+
+
+class Tanh(_Smooth):
+    """out = tanh(x), with φ' = 1 - out² and φ'' = -2 out φ'."""
+
+    def forward(self, x, p, c, rng=None):
+        return self.xp.tanh(x, out=c.out)
+
+    def _derivative(self, c):
+        self.xp.multiply(c.out, c.out, out=c.derivative)
+        self.xp.subtract(1, c.derivative, out=c.derivative)
+
+    def _second_derivative(self, c):
+        self.xp.multiply(c.out, -2, out=c.e)
+        c.e *= c.derivative
+
+
+class Sigmoid(_Smooth):
+    """out = 1 / (1 + exp(-x)), with φ' = out (1 - out) and φ'' = (1 - 2 out) φ'."""
+
+    def forward(self, x, p, c, rng=None):
+        """By tanh: σ(x) = (1 + tanh(x/2)) / 2 cannot overflow, and it is one vectorised function."""
+        self.xp.multiply(x, 0.5, out=c.out)
+        self.xp.tanh(c.out, out=c.out)
+        c.out += 1
+        c.out *= 0.5
+        return c.out
+
+    def _derivative(self, c):
+        self.xp.subtract(1, c.out, out=c.derivative)
+        c.derivative *= c.out
+
+    def _second_derivative(self, c):
+        self.xp.multiply(c.out, -2, out=c.e)
+        c.e += 1
+        c.e *= c.derivative

@@ -1,0 +1,115 @@
+"""The losses, on logits: s is what D returns, D(x) = σ(s) appears only where a person reads it.
+
+With the label y = +1 for real and -1 for fake, every loss of the 2014 paper is a mean of softplus(∓s), and
+every gradient is one logistic function. In float32 the textbook form log(σ(s)) is lost from s ≈ 17; this one
+is exact at ±1000.
+"""
+
+import numpy as np
+
+LOSSES = ("non-saturating", "minimax")
+
+
+def softplus(s, xp=np):
+    """log(1 + exp(s)) without overflow: max(s, 0) + log(1 + exp(-|s|))."""
+    return xp.maximum(s, 0) + xp.log1p(xp.exp(xp.minimum(s, -s)))
+
+
+def sigmoid(s, xp=np):
+    """D(x) = 1 / (1 + exp(-s)), accurate at both ends."""
+    return xp.exp(xp.minimum(s, 0)) / (1 + xp.exp(xp.minimum(s, -s)))
+
+
+def logistic_gradient(logits, sign, scale, out, xp=np):
+    """scale * σ(-sign * s): the derivative that all losses here share, written to ``out`` (n, 1).
+
+    ``sign`` and ``scale`` are numbers or (n, 1). exp may overflow to infinity, whose reciprocal is the right 0.
+    """
+    xp.multiply(logits, sign, out=out)
+    with np.errstate(over="ignore"):
+        xp.exp(out, out=out)
+    out += 1
+    return xp.divide(scale, out, out=out)
+
+
+def bce(logits, labels, xp=np):
+    """Binary cross-entropy of D(x) = σ(s) against labels 0 or 1 of the same shape, (n, 1): its mean, a scalar.
+
+    -[y log D + (1 - y) log(1 - D)] = softplus(s) - y s.
+    """
+    return (softplus(logits, xp) - labels * logits).mean()
+
+
+def value(logits_real, logits_fake, xp=np):
+    """V̂ = mean log D(x) + mean log(1 - D(G(z))): Goodfellow et al. 2014, eq. 1; what D ascends."""
+    return -softplus(-logits_real, xp).mean() - softplus(logits_fake, xp).mean()
+
+
+class DiscriminatorLoss:
+    """L_D = -V̂ = 2 BCE, for a batch of m real rows above m fake rows.
+
+    ``gradient(logits, out)``: dL_D/ds (2m, 1) = -σ(-s)/m on real and σ(s)/m on fake rows. In terms of D:
+    (D - 1)/m and D/m.
+    """
+
+    def __init__(self, m, xp=np, dtype=np.float32):
+        self.m, self.xp = m, xp
+        self.sign = xp.ones((2 * m, 1), dtype)
+        self.sign[m:] = -1
+        self.scale = -self.sign / m
+
+    def __call__(self, logits):
+        return -value(logits[: self.m], logits[self.m :], self.xp)
+
+    def gradient(self, logits, out):
+        return logistic_gradient(logits, self.sign, self.scale, out, self.xp)
+
+
+def generator_loss(logits_fake, kind="non-saturating", xp=np):
+    """What G descends, a scalar, for logits (m, 1) of G(z).
+
+    "minimax": mean log(1 - D(G(z))) (2014 paper, Algorithm 1). "non-saturating": -mean log D(G(z)) (its section 3),
+    with the same fixed point and a far stronger gradient while D still rejects every sample.
+    """
+    if kind == "minimax":
+        return -softplus(logits_fake, xp).mean()
+    return softplus(-logits_fake, xp).mean()
+
+
+def generator_gradient(logits_fake, out, kind="non-saturating", xp=np):
+    """dL_G/ds (m, 1): -D/m for "minimax", (D - 1)/m for "non-saturating"."""
+    sign = -1 if kind == "minimax" else 1
+    return logistic_gradient(logits_fake, sign, -1 / len(logits_fake), out, xp)
+
+
+class GradientPenalty:
+    """(γ/2) E‖∇ₓ s(x)‖², R1 on real rows or R2 on fake ones: Mescheder et al. 2018, arXiv 1801.04406, eq. 9.
+
+    Its gradient needs no autograd. With v = ∇ₓ s held constant, d/dθ ½‖∇ₓ s‖² = d/dθ (v·∇ₓ s), which is the
+    gradient of the tangent (directional derivative) of s along v. So: one backward pass with dout = 1 for v,
+    one tangent pass along it, one backward pass through that tangent. For piecewise linear layers the last one is
+    dW_l = (tangent into layer l)ᵀ (signal out of layer l), db_l = 0. The forward pass is the loss's own.
+    """
+
+    def __init__(self, net, n):
+        self.net = net
+        self.one = net.xp.ones((n, 1), net.dtype)
+        self.xdot = net.xp.empty((n, net.n_in), net.dtype)
+        self.scratch = net.vector()
+
+    def add_gradient(self, tape, gamma, grad):
+        """Add the penalty's gradient on the n rows of ``tape`` to ``grad``; the penalty per row, (n, 1), doubled.
+
+        The tape's forward pass must be done. Its backward buffers are overwritten.
+        """
+        net = self.net
+        v = net.backward(self.one, tape)
+        net.xp.multiply(v, gamma / len(v), out=self.xdot)
+        norms = net.tangent(self.xdot, tape)
+        deltas = [self._signal_into(c) for c in tape.buffers[1:]] + [self.one]
+        net.backward_tangent(deltas, self.xdot, tape, grad, self.scratch)
+        return norms
+
+    @staticmethod
+    def _signal_into(c):
+        return c.affine.dx if hasattr(c, "affine") else c.dx

@@ -1,0 +1,182 @@
+"""A multilayer perceptron over one flat parameter vector, and the tapes its passes write on.
+
+``theta`` is one contiguous array; every W and b is a view of it. A gradient is another vector of the
+same length with the same views. So the optimiser is θ ← θ + v, a checkpoint is one array, averaging
+weights is one line, and a finite difference perturbs theta[i].
+"""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+
+from minigan.errors import MiniganError
+from minigan.layers import Dropout, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh
+
+ACTIVATIONS = {"relu": ReLU, "leaky_relu": LeakyReLU, "tanh": Tanh, "sigmoid": Sigmoid}
+
+
+class Vector:
+    """A flat vector over all parameters of a network: ``flat`` (size,), and ``layers``, its views.
+
+    ``layers[i]`` is (W, b) for a layer with parameters and () for one without.
+    """
+
+    def __init__(self, layers, xp, dtype):
+        self.flat = xp.zeros(sum(math.prod(shape) for layer in layers for shape in layer.shapes), dtype)
+        self.layers, start = [], 0
+        for layer in layers:
+            views = []
+            for shape in layer.shapes:
+                end = start + math.prod(shape)
+                views.append(self.flat[start:end].reshape(shape))
+                start = end
+            self.layers.append(tuple(views))
+
+
+class Tape:
+    """What one forward pass leaves for the passes after it, for a batch of ``n`` rows.
+
+    ``x`` (n, in) is the input and may be written to directly; ``out`` (n, out) the output. The caller holds
+    the tape, so a second batch on a second tape cannot overwrite what the first one still needs.
+    ``tape[rows]`` is the same tape seen through a slice of its rows: views, no copies.
+    """
+
+    def __init__(self, x, buffers):
+        self.x, self.buffers, self.out = x, buffers, buffers[-1].out
+        self.inputs = [x] + [c.out for c in buffers[:-1]]  # of every layer, in order
+
+    def __getitem__(self, rows):
+        return Tape(self.x[rows], [_rows(c, rows) for c in self.buffers])
+
+
+def _rows(c, rows):
+    """A layer's buffers seen through a slice of their rows."""
+    views = {k: _rows(v, rows) if isinstance(v, SimpleNamespace) else v[rows] for k, v in vars(c).items()}
+    return SimpleNamespace(**views)
+
+
+class MLP:
+    """Layers one after another. Shapes: x (n, n_in) -> (n, n_out).
+
+    ``params`` is the Vector of weights, ``theta`` its flat array.
+    """
+
+    def __init__(self, layers, xp=np, dtype=np.float32):
+        self.layers, self.xp, self.dtype = layers, xp, np.dtype(dtype)
+        self.n_in, self.n_out = layers[0].n_in, layers[-1].n_out
+        self.params = self.vector()
+        # The lowest layer with weights: the parameter gradient needs no backward pass below it.
+        self._lowest = min((i for i, layer in enumerate(layers) if layer.shapes), default=len(layers))
+
+    @property
+    def theta(self):
+        return self.params.flat
+
+    def vector(self):
+        """A new Vector of zeros with this network's shapes: a gradient, a velocity, an average."""
+        return Vector(self.layers, self.xp, self.dtype)
+
+    def tape(self, n):
+        """A new Tape for batches of n rows."""
+        return Tape(self.xp.empty((n, self.n_in), self.dtype), [layer.buffers(n, self.dtype) for layer in self.layers])
+
+    def initialise(self, rng, scheme="he"):
+        """Draw W on the host, so that every backend starts from equal weights; b = 0.
+
+        ``scheme``: "he" (W ~ N(0, 2/in), He et al. 2015, eq. 10), "glorot" (U(±sqrt(6/(in+out))), Glorot and
+        Bengio 2010, eq. 16), or a number a for U(±a), as the 2014 paper's code has it.
+        """
+        for layer, p in zip(self.layers, self.params.layers, strict=True):
+            if not p:
+                continue
+            W, b = p
+            if scheme == "he":
+                values = rng.standard_normal(W.shape) * math.sqrt(2 / layer.n_in)
+            else:
+                bound = math.sqrt(6 / (layer.n_in + layer.n_out)) if scheme == "glorot" else float(scheme)
+                values = rng.uniform(-bound, bound, W.shape)
+            W[...] = self.xp.asarray(values.astype(self.dtype))
+            b[...] = 0
+
+    def forward(self, x, tape, rng=None, params=None):
+        """The output (n, n_out) for x (n, n_in), written on ``tape``.
+
+        rng draws the dropout masks; None means no dropout. ``params`` replaces the network's own weights.
+        x is copied to the tape, unless it is ``tape.x`` itself, so nobody can change it afterwards.
+        """
+        if x is not tape.x:
+            tape.x[...] = x
+        x = tape.x
+        for layer, p, c in zip(self.layers, (params or self.params).layers, tape.buffers, strict=True):
+            x = layer.forward(x, p, c, rng)
+        return x
+
+    def backward(self, dout, tape, grad=None, need_dx=True):
+        """Given dL/d(out) (n, n_out): dL/dθ into ``grad`` (overwritten) if given, dL/dx (n, n_in) returned if needed.
+
+        The discriminator's step needs only the first, the generator's step, through D, only the second.
+        """
+        for i in reversed(range(0 if need_dx else self._lowest, len(self.layers))):
+            g = grad.layers[i] if grad is not None else None
+            below = need_dx or i > self._lowest
+            dout = self.layers[i].backward(dout, tape.inputs[i], self.params.layers[i], tape.buffers[i], g, below)
+        return dout
+
+    def tangent(self, xdot, tape):
+        """The directional derivative of the output along xdot (n, n_in); after ``backward`` on the same tape."""
+        for layer, p, c in zip(self.layers, self.params.layers, tape.buffers, strict=True):
+            xdot = layer.tangent(xdot, p, c)
+        return xdot
+
+    def backward_tangent(self, deltas, xdot, tape, grad, scratch):
+        """Add to ``grad`` the gradient of sum(deltas[-1] * tangent(xdot)), with xdot held constant.
+
+        deltas[i] is what ``backward`` sent into the output of layer i. A layer passes down ``e``, the part that
+        reaches the value itself; it is None (zero) until the first layer with curvature, from above.
+        """
+        e = None
+        xdots = [xdot] + [c.tangent for c in tape.buffers[:-1]]
+        for i in reversed(range(len(self.layers))):
+            e = self.layers[i].backward_tangent(
+                e, deltas[i], tape.inputs[i], xdots[i], self.params.layers[i], tape.buffers[i],
+                grad.layers[i], scratch.layers[i], need_e=i > self._lowest,
+            )  # fmt: skip
+
+
+def parse_layers(text, n_in, n_out, output=None, xp=np):
+    """Layers from a text such as "dropout 0.8, maxout 240x5, 128, leaky_relu 0.2, tanh".
+
+    A number is a Linear layer of that width. A Linear layer to n_out, and ``output`` (the name of an
+    activation) if given, are added at the end. Raises MiniganError, naming the word that was not understood.
+    """
+    layers, width = [], n_in
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        layers.append(_parse_layer(part, width, xp))
+        width = layers[-1].n_out
+    layers.append(Linear(width, n_out, xp))
+    if output:
+        layers.append(ACTIVATIONS[output](n_out, xp=xp))
+    return layers
+
+
+def _parse_layer(part, width, xp):
+    try:
+        match part.split():
+            case [units] if units.isdigit() and int(units) > 0:
+                return Linear(width, int(units), xp)
+            case ["leaky_relu", slope] if 0 <= float(slope) < 1:
+                return LeakyReLU(width, float(slope), xp)
+            case ["dropout", keep] if 0 < float(keep) <= 1:
+                return Dropout(width, float(keep), xp)
+            case ["maxout", size] if min(map(int, size.split("x"))) > 0:
+                units, pieces = map(int, size.split("x"))
+                return Maxout(width, units, pieces, xp)
+            case [name]:
+                return ACTIVATIONS[name](width, xp=xp)
+    except (ValueError, KeyError):
+        pass
+    raise MiniganError(
+        f"layer '{part}' is not understood; write layers as '256, relu', with a width, relu, leaky_relu 0.2, "
+        "tanh, sigmoid, dropout KEEP (0-1] or maxout UNITSxPIECES"
+    )

@@ -1,0 +1,65 @@
+"""The hand-written gradients against numerical ones, and proof that the check itself can fail."""
+
+import numpy as np
+import pytest
+
+from minigan import gradcheck
+from minigan.layers import LeakyReLU, Linear, Maxout, Tanh
+
+
+def test_every_gradient_in_the_table_passes():
+    checks = list(gradcheck.run(count=200, seed=1))
+    assert len(checks) > 30
+    failed = [f"{c.name}, {c.method}: {c.error:.1e}" for c in checks if not c.passed]
+    assert not failed
+
+
+def test_random_networks_cover_every_layer_prior_loss_and_update():
+    rng = np.random.default_rng(0)
+    text = " ".join(str(gradcheck.random_options(rng)) for _ in range(200))
+    words = "relu leaky_relu tanh sigmoid maxout dropout normal uniform spherical minimax non-saturating simultaneous"
+    assert all(word in text for word in words.split())
+
+
+BREAKAGES = {
+    "Linear forgets the batch's first row": (Linear, "_parameter_gradient", lambda self, dout, x, c, g: (
+        self.xp.matmul(x[1:].T, dout[1:], out=g[0]), self.xp.matmul(c.ones, dout, out=g[1]))),
+    "Linear forgets the bias": (Linear, "_parameter_gradient", lambda self, dout, x, c, g: (
+        self.xp.matmul(x.T, dout, out=g[0]), g[1].fill(0))),
+    "LeakyReLU passes everything": (LeakyReLU, "backward", lambda self, dout, x, p, c, g=None, need_dx=True: (
+        c.derivative.fill(1), dout)[1]),
+    "Maxout takes the first piece": (Maxout, "_find_winners", lambda self, c: (
+        c.wins.fill(False), c.wins[:, 0].fill(True))),
+    "Tanh's curvature has the wrong sign": (Tanh, "_second_derivative", lambda self, c: (
+        self.xp.multiply(c.out, 2, out=c.e), self.xp.multiply(c.e, c.derivative, out=c.e))),
+    "R1 forgets the tangent's weights": (Linear, "backward_tangent",
+        lambda self, e, delta, x, xdot, p, c, g, scratch, need_e: None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_a_broken_gradient_is_found(monkeypatch, name):
+    layer, method, wrong = BREAKAGES[name]
+    monkeypatch.setattr(layer, method, wrong)
+    assert not all(c.passed for c in gradcheck.run(count=5))
+
+
+def test_a_nan_never_passes():
+    assert not gradcheck.Check("", "", float("nan"), 1.0).passed
+
+
+def test_central_differences_of_a_known_function():
+    x = np.array([[0.3, -1.2], [2.0, 0.7]])
+    assert np.allclose(gradcheck.central_difference(lambda: (x**3).sum(), x), 3 * x**2, rtol=1e-9)
+    z = x.astype(complex)
+    assert np.allclose(gradcheck.complex_step(lambda: np.sin(z).sum(), z), np.cos(x), rtol=1e-15)
+
+
+def test_a_tensor_too_small_to_judge_is_not_judged():
+    from minigan.mlp import MLP
+
+    net = MLP([Linear(2, 1)], dtype=np.float64)
+    grad = net.vector()
+    assert gradcheck.worst_error(grad, np.full(3, 1e-9), np.asarray, judgeable=1e-3) is None
+    assert gradcheck.worst_error(grad, np.full(3, 1e-2), np.asarray, judgeable=1e-3) == 1.0
+    assert gradcheck.worst_error(grad, np.zeros(3), np.asarray, judgeable=1e-3) == 0.0

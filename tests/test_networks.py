@@ -1,0 +1,214 @@
+"""Layers, networks, losses, optimisers: values, shapes, dtypes, and what must not change."""
+
+import numpy as np
+import pytest
+
+from minigan import losses, optim
+from minigan.errors import MiniganError
+from minigan.layers import Dropout, Maxout
+from minigan.mlp import MLP, parse_layers
+
+EVERY_LAYER = "6, tanh, dropout 0.8, maxout 5x3, 4, sigmoid, 4, leaky_relu 0.2, 3, relu"
+
+
+def network(text=EVERY_LAYER, n_in=3, n_out=1, dtype=np.float32, seed=0):
+    net = MLP(parse_layers(text, n_in, n_out), dtype=dtype)
+    net.initialise(np.random.default_rng(seed))
+    return net
+
+
+def test_views_share_memory_with_theta_and_cover_it():
+    net = network()
+    for i, views in enumerate(net.params.layers):
+        for view in views:
+            assert np.shares_memory(view, net.theta)
+            view[...] = i + 1
+    assert (net.theta > 0).all()
+    assert net.theta.size == sum(v.size for views in net.params.layers for v in views)
+
+
+def test_forward_equals_the_formulas():
+    net = network("4, relu, maxout 3x2", n_in=2, dtype=np.float64)
+    (W1, b1), _, (W2, b2), (W3, b3) = net.params.layers
+    x = np.random.default_rng(1).standard_normal((5, 2))
+    b1[...], b2[...], b3[...] = 0.1, -0.2, 0.3
+    h = np.maximum(x @ W1 + b1, 0)
+    a = h @ W2 + b2
+    h = np.maximum(a[:, :3], a[:, 3:])
+    assert np.allclose(net.forward(x, net.tape(5)), h @ W3 + b3, atol=1e-14)
+
+
+def test_each_tape_keeps_its_own_pass():
+    net = network(dtype=np.float64)
+    rng = np.random.default_rng(2)
+    x1, x2, dout = rng.standard_normal((3, 4, 3))[0], rng.standard_normal((4, 3)), rng.standard_normal((4, 1))
+    tape1, tape2, alone, after = net.tape(4), net.tape(4), net.vector(), net.vector()
+    net.forward(x1, tape1)
+    net.backward(dout, tape1, alone)
+    net.forward(x1, tape1)
+    net.forward(x2, tape2)  # what the public NumPy GANs get wrong: the fake pass over the real one
+    net.backward(dout, tape1, after)
+    assert np.array_equal(alone.flat, after.flat)
+
+
+def test_the_caller_may_change_x_after_the_forward_pass():
+    net = network(dtype=np.float64)
+    x, dout, tape = np.ones((4, 3)), np.ones((4, 1)), net.tape(4)
+    grads = []
+    for spoil in (False, True):
+        net.forward(x, tape)
+        if spoil:
+            x[...] = 99
+        grads.append(net.vector())
+        net.backward(dout, tape, grads[-1])
+    assert np.array_equal(grads[0].flat, grads[1].flat)
+
+
+def test_backward_computes_only_what_is_asked_for():
+    net = network("dropout 0.8, 5, relu", dtype=np.float64)
+    tape, grad = net.tape(4), net.vector()
+    net.forward(np.random.default_rng(0).standard_normal((4, 3)), tape)
+    for c in tape.buffers:
+        c.dx[...] = 7
+    net.backward(np.ones((4, 1)), tape, grad, need_dx=False)
+    assert (tape.buffers[0].dx == 7).all() and (tape.buffers[1].dx == 7).all()  # nothing below the first weights
+    before = grad.flat.copy()
+    assert net.backward(np.ones((4, 1)), tape).shape == (4, 3)
+    assert np.array_equal(grad.flat, before)
+
+
+def test_a_slice_of_a_tape_is_a_view():
+    net = network(dtype=np.float64)
+    x = np.random.default_rng(0).standard_normal((6, 3))
+    tape = net.tape(6)
+    net.forward(x, tape)
+    both = net.backward(np.ones((6, 1)), tape).copy()
+    assert np.allclose(net.backward(np.ones((2, 1)), tape[4:]), both[4:], rtol=1e-12)
+    assert np.shares_memory(tape[4:].out, tape.out)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_pass_keeps_the_dtype_and_its_inputs(dtype):
+    net = network(dtype=dtype)
+    tape, grad, scratch = net.tape(4), net.vector(), net.vector()
+    x, dout = np.ones((4, 3), dtype), np.ones((4, 1), dtype)
+    out = net.forward(x, tape, np.random.default_rng(0))
+    dx = net.backward(dout, tape, grad)
+    losses.GradientPenalty(net, 4).add_gradient(tape, 0.1, grad)
+    for c in tape.buffers:
+        for name, array in vars(c).items():
+            if isinstance(array, np.ndarray) and array.dtype != bool:
+                assert array.dtype == dtype, name
+    assert {out.dtype, dx.dtype, grad.flat.dtype, scratch.flat.dtype} == {np.dtype(dtype)}
+    assert (x == 1).all() and (dout == 1).all()
+
+
+def test_maxout_gives_a_tie_to_one_piece_only():
+    layer = Maxout(2, 1, 3)
+    net = MLP([layer], dtype=np.float64)
+    tape, grad = net.tape(1), net.vector()
+    net.forward(np.ones((1, 2)), tape)  # all pieces are 0
+    net.backward(np.ones((1, 1)), tape, grad)
+    assert grad.layers[0][1].tolist() == [1, 0, 0]
+
+
+def test_dropout_keeps_the_share_and_the_mean():
+    net = MLP([Dropout(1000, 0.8)], dtype=np.float32)
+    tape = net.tape(200)
+    out = net.forward(np.ones((200, 1000), np.float32), tape, np.random.default_rng(0))
+    assert set(np.unique(out).round(6)) == {0, 1.25}
+    assert abs((out > 0).mean() - 0.8) < 0.003
+    assert (net.forward(np.ones((200, 1000), np.float32), tape) == 1).all()  # none outside training
+
+
+def test_initialisation_has_the_variance_it_claims():
+    for scheme, expected in (("he", 2 / 300), ("glorot", 2 / 500), (0.05, 0.05**2 / 3)):
+        net = MLP(parse_layers("", 300, 200), dtype=np.float64)
+        net.initialise(np.random.default_rng(0), scheme)
+        W, b = net.params.layers[0]
+        assert abs(W.var() / expected - 1) < 0.02 and not b.any()
+
+
+@pytest.mark.parametrize(
+    "text", ["256, rulu", "0", "-3", "leaky_relu 2", "dropout 0", "maxout 4", "maxout 0x2", "relu 3 4", "1.5", "dropout x"]
+)
+def test_a_layer_that_is_not_understood_is_named(text):
+    with pytest.raises(MiniganError, match="is not understood"):
+        parse_layers(text, 2, 1)
+
+
+# -- Losses --------------------------------------------------------------------------------------------
+
+
+def test_an_undecided_discriminator_has_value_minus_log_4():
+    s = np.zeros((6, 1))
+    assert losses.value(s, s) == pytest.approx(-np.log(4), abs=1e-15)
+    assert losses.DiscriminatorLoss(3, dtype=np.float64)(s) == pytest.approx(2 * np.log(2), abs=1e-15)
+    assert losses.generator_loss(s) == pytest.approx(np.log(2)) == -losses.generator_loss(s, "minimax")
+
+
+def test_value_is_minus_two_bce():
+    s = np.random.default_rng(0).standard_normal((10, 1)) * 5
+    labels = np.repeat([1, 0], 5)[:, None]
+    assert abs(losses.value(s[:5], s[5:]) + 2 * losses.bce(s, labels)) < 1e-12
+    D = losses.sigmoid(s)
+    assert abs(losses.value(s[:5], s[5:]) - np.log(D[:5]).mean() - np.log(1 - D[5:]).mean()) < 1e-12
+
+
+def test_gradients_in_terms_of_D():
+    s = np.random.default_rng(0).standard_normal((8, 1)) * 3
+    D, out = losses.sigmoid(s), np.empty_like(s)
+    ds = losses.DiscriminatorLoss(4, dtype=np.float64).gradient(s, out)
+    assert np.allclose(ds[:4], (D[:4] - 1) / 4, rtol=1e-13) and np.allclose(ds[4:], D[4:] / 4, rtol=1e-13)
+    assert np.allclose(losses.generator_gradient(s, out, "minimax"), -D / 8, rtol=1e-13)
+    assert np.allclose(losses.generator_gradient(s, out), (D - 1) / 8, rtol=1e-13)
+
+
+def test_the_non_saturating_gradient_is_stronger_by_the_odds_against():
+    s = np.full((1, 1), np.log(1e-4 / (1 - 1e-4)), np.float32)  # D = 1e-4
+    strong, weak = (losses.generator_gradient(s, np.empty_like(s), kind).item() for kind in losses.LOSSES)
+    assert strong / weak == pytest.approx((1 - 1e-4) / 1e-4, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_of_a_thousand_are_exact(dtype):
+    s = np.array([[1000.0], [-1000.0], [1000.0], [-1000.0]], dtype)
+    loss = losses.DiscriminatorLoss(2, dtype=dtype)
+    assert loss(s) == 1000  # (0 + 1000)/2 for real and (1000 + 0)/2 for fake
+    assert loss.gradient(s, np.empty_like(s)).ravel().tolist() == [0, -0.5, 0.5, 0]
+    assert losses.sigmoid(s).ravel().tolist() == [1, 0, 1, 0]
+    assert losses.generator_loss(s, "minimax").dtype == dtype
+
+
+# -- Optimisers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [5, optim.CACHE_PIECE, 2 * optim.CACHE_PIECE + 7])
+def test_sgd_is_the_papers_update(size):
+    rng = np.random.default_rng(0)
+    theta, sgd = rng.standard_normal(size), None
+    expected, v = theta.copy(), np.zeros(size)
+    sgd = optim.SGD(theta)
+    for t in range(3):
+        grad = rng.standard_normal(size)
+        v = 0.7 * v - 0.1 * grad
+        expected = expected + v
+        sgd.step(theta, grad, 0.1, 0.7)
+    assert np.allclose(theta, expected, rtol=1e-12)
+
+
+def test_adam_is_algorithm_1_of_its_paper():
+    rng = np.random.default_rng(0)
+    theta = rng.standard_normal(50)
+    expected, m, v = theta.copy(), 0, 0
+    adam = optim.Adam(theta)
+    for t in range(1, 6):
+        grad = rng.standard_normal(50)
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+        expected -= 0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        adam.step(theta, grad, 0.01, 0.9)
+    assert np.allclose(theta, expected, rtol=1e-12)
+
+
+def test_a_linear_schedule_reaches_its_end_and_stays():
+    assert [optim.linear(1.0, 0.5, t, 10) for t in (0, 5, 10, 20)] == [1.0, 0.75, 0.5, 0.5]

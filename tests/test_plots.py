@@ -1,0 +1,285 @@
+"""minigan.plots: every picture is written, whole, readable, and shows what it was given."""
+
+import io
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigan import plots
+
+RNG = np.random.default_rng(0)
+RING = 2 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
+
+
+def make(features, draw, **more):
+    """The least a dataset must be: draw(rng, n) -> (n, features)."""
+    fields = dict(
+        name="test",
+        features=features,
+        image_shape=None,
+        X=None,
+        columns=None,
+        density=None,
+        modes=None,
+        sigma=None,
+        real_samples=lambda n, seed: draw(np.random.default_rng(seed), n).astype(np.float32),
+    )
+    return SimpleNamespace(**fields | more)
+
+
+def normal_density(x):
+    return np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+
+
+DATASETS = {
+    "grey": make(64, lambda r, n: r.random((n, 64)), image_shape=(8, 8)),
+    "colour": make(75, lambda r, n: r.random((n, 75)), image_shape=(5, 5, 3)),
+    "line": make(1, lambda r, n: r.standard_normal((n, 1)), density=normal_density),
+    "column": make(1, lambda r, n: r.standard_normal((n, 1)), columns=["height"]),
+    "plane": make(2, lambda r, n: RING[r.integers(0, 8, n)] + 0.02 * r.standard_normal((n, 2)), modes=RING, sigma=0.02),
+    "two columns": make(2, lambda r, n: r.standard_normal((n, 2)) * [1, 1000], columns=["age", "income"]),
+    "table": make(4, lambda r, n: r.standard_normal((n, 4)) * [1, 5, 0, 1], columns=["a", "b", "same", "d"]),
+    "wide table": make(11, lambda r, n: r.standard_normal((n, 11))),
+}
+
+
+def probability(x):
+    return 0.5 + 0.5 * np.tanh(x.sum(axis=1, keepdims=True))
+
+
+def log(rows, *more):
+    columns = {key: 1 + RNG.random(rows) for key in ("V", "loss_D", "loss_G", "D_real", "D_fake", "lr", *more)}
+    return columns | {"step": np.arange(1, rows + 1) * 10, "V": -columns["V"]}
+
+
+def pixels(path):
+    image = Image.open(path)
+    image.verify()
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def assert_picture(path, least=150):
+    shown = pixels(path)
+    assert shown.shape[0] > least and shown.shape[1] > least
+    assert shown.std() > 5, "the picture is blank"
+    assert path.stat().st_size < 300_000
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "a temporary file was left behind"
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_samples_of_every_kind_of_data(kind, tmp_path):
+    dataset = DATASETS[kind]
+    fake = dataset.real_samples(200, 1) * 1.1
+    plots.samples(tmp_path / "a.png", dataset, fake, probability, title="after 100 steps")
+    assert_picture(tmp_path / "a.png")
+
+
+def test_a_new_picture_replaces_the_old_one(tmp_path):
+    dataset = DATASETS["plane"]
+    for fake in (np.zeros((5, 2)), dataset.real_samples(300, 1)):  # without D, without a title
+        plots.samples(tmp_path / "a.png", dataset, fake)
+        assert_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["grey", "line", "plane", "table"])
+@pytest.mark.filterwarnings("error")
+def test_samples_of_a_broken_generator_are_drawn_too(kind, tmp_path):
+    dataset = DATASETS[kind]
+    for i, value in enumerate((1e9, np.nan)):
+        path = tmp_path / str(i) / "a.png"
+        path.parent.mkdir()
+        plots.samples(path, dataset, np.full((50, dataset.features), value, np.float32))
+        assert pixels(path).size
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+def test_a_table_of_few_rows_is_not_asked_for_more(rows, tmp_path):
+    X = np.random.default_rng(2).standard_normal((rows, 3)).astype(np.float32)
+
+    def real_samples(n, seed):
+        assert n <= rows
+        return X[:n]
+
+    dataset = make(3, None, X=X, real_samples=real_samples)
+    plots.samples(tmp_path / "a.png", dataset, X * 1.1)
+    assert_picture(tmp_path / "a.png")
+
+
+def test_plain_colours_survive_the_palette():
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:] = [211, 230, 243]
+    picture[:8] = [240, 180, 140]
+    picture[8:20] = 255
+    picture[-4:] = np.random.default_rng(0).integers(0, 256, (4, 64, 3))
+    shown = np.asarray(plots._reduce([picture], 64)[0].convert("RGB"))
+    np.testing.assert_array_equal(shown[:60], picture[:60])
+
+
+def test_what_the_frame_hides_is_counted():
+    x = np.array([[0.0, 0.0], [2.0, 0.0], [np.nan, 0.0]])
+    assert plots._outside(x, [-1, -1], [1, 1]) == " (2 of 3 outside)"
+    assert plots._outside(x[:1], [-1, -1], [1, 1]) == ""
+
+
+def test_density_estimate_is_a_density():
+    grid = np.linspace(-6, 6, 400)
+    estimate = plots._kde(np.random.default_rng(3).standard_normal(20000), grid)
+    assert estimate.sum() * (grid[1] - grid[0]) == pytest.approx(1, abs=1e-3)
+    assert np.abs(estimate - normal_density(grid)).max() < 0.02
+    half_hidden = plots._kde(np.array([0.0, 100.0]), grid)
+    assert half_hidden.sum() * (grid[1] - grid[0]) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 2, 3)])
+def test_tile_keeps_reading_order_and_orientation(shape):
+    images = np.linspace(0, 1, 5 * np.prod(shape)).reshape(5, *shape)
+    out = plots.tile(images, columns=2, scale=4, gap=3)
+    assert out.dtype == np.uint8 and out.shape == (3 * 12 + 2 * 3, 2 * 8 + 3, *shape[2:])
+    for i in range(5):
+        y, x = i // 2 * 15, i % 2 * 11
+        for dy in (0, 3):  # both ends of a blown-up pixel
+            np.testing.assert_array_equal(out[y + dy : y + 12 : 4, x + dy : x + 8 : 4], np.rint(images[i] * 255))
+    assert (out[12:15] == 255).all() and (out[:, 8:11] == 255).all() and (out[30:, 11:] == 255).all()
+
+
+def test_image_file_shows_the_first_samples_in_order(tmp_path):
+    dataset = DATASETS["grey"]
+    fake = np.repeat(np.arange(9)[:, None] / 10, 64, axis=1)
+    plots.samples(tmp_path / "a.png", dataset, fake)
+    shown = pixels(tmp_path / "a.png")[..., 0]
+    side = shown.shape[0] / 3
+    centres = shown[np.ix_(*[((np.arange(3) + 0.5) * side).astype(int)] * 2)]
+    np.testing.assert_array_equal(centres.ravel(), np.rint(np.arange(9) / 10 * 255))
+
+
+def test_surface_grid_is_ordered_as_documented():
+    for kind, count in (("plane", 20 * 20), ("line", 20)):
+        points = plots.surface_grid(DATASETS[kind], n=20)
+        assert points.shape == (count, DATASETS[kind].features) and points.dtype == np.float32
+    points = plots.surface_grid(DATASETS["plane"], n=20)
+    x, y = points[:, 0].reshape(20, 20), points[:, 1].reshape(20, 20)
+    assert (np.diff(x, axis=1) > 0).all() and (np.diff(y, axis=0) > 0).all()
+    assert points.min() < -2.1 and points.max() > 2.1
+    with pytest.raises(ValueError, match="1 or 2 columns, not for 4"):
+        plots.surface_grid(DATASETS["table"])
+
+
+def test_surface_is_drawn_the_right_way_up(tmp_path):
+    """D = 1 (blue) above, 0 (orange) below: the picture's upper part must be the bluer."""
+    plots.samples(tmp_path / "a.png", DATASETS["plane"], np.zeros((1, 2)), lambda x: (x[:, 1] > 0) * 1.0)
+    shown = pixels(tmp_path / "a.png").astype(int)
+    middle = shown[:, int(0.4 * shown.shape[1])]
+    blue = middle[:, 2] - middle[:, 0]
+    third = len(blue) // 3
+    assert blue[60:third].mean() > 40 and blue[-third:-80].mean() < -40
+
+
+@pytest.mark.parametrize("rows, more", [(1, ()), (5, ("spread",)), (200, ("grad_penalty", "spread", "spread_real"))])
+def test_curves(rows, more, tmp_path):
+    plots.curves(tmp_path / "c.png", log(rows, *more))
+    assert_picture(tmp_path / "c.png", least=500)
+
+
+def test_curves_of_the_minimax_loss(tmp_path):
+    metrics = log(20)
+    metrics["loss_G"] = -metrics["loss_G"]
+    plots.curves(tmp_path / "c.png", metrics)
+    assert_picture(tmp_path / "c.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_a_run_that_diverged(tmp_path):
+    metrics = log(200)
+    for key in ("V", "loss_D", "loss_G"):
+        metrics[key][150:] = np.nan
+        metrics[key][149] = np.inf
+    plots.curves(tmp_path / "c.png", metrics)
+    assert_picture(tmp_path / "c.png")
+
+
+def test_curves_need_a_row(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        plots.curves(tmp_path / "c.png", log(0))
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "line", "plane", "table"])
+def test_animation(kind, tmp_path):
+    dataset = DATASETS[kind]
+    frames = [dataset.real_samples(30, seed) * 0.9 for seed in range(3)]
+    probabilities = None
+    if kind in ("line", "plane"):
+        probabilities = [probability(plots.surface_grid(dataset) * k) for k in range(3)]
+    path = tmp_path / "a.gif"
+    plots.animate(path, dataset, frames, [0, 10, 1000], probabilities, fps=10)
+    assert_picture(path, least=100)
+    film = Image.open(path)
+    assert film.n_frames == 3
+    shown, pauses = [], []
+    for i in range(3):
+        film.seek(i)
+        shown.append(np.asarray(film.convert("RGB")).astype(int))
+        pauses.append(film.info["duration"])
+    assert pauses == [100, 100, 2000]
+    assert all(np.abs(shown[i] - shown[i + 1]).max() > 100 for i in range(2)), "the frames do not move"
+
+
+def test_sixty_frames_of_digits_stay_small(tmp_path):
+    dataset = DATASETS["grey"]
+    noise = [np.random.default_rng(i).random((64, 64)) for i in range(60)]  # the worst case for a GIF
+    plots.animate(tmp_path / "a.gif", dataset, noise, range(60))
+    assert (tmp_path / "a.gif").stat().st_size < 1_000_000
+
+
+def test_animation_says_what_does_not_match(tmp_path):
+    frames = [np.zeros((5, 64))] * 2
+    for steps, probabilities in (([1], None), ([1, 2], [np.zeros(3)])):
+        with pytest.raises(ValueError, match="2 frames"):
+            plots.animate(tmp_path / "a.gif", DATASETS["grey"], frames, steps, probabilities)
+    with pytest.raises(ValueError, match=r"\(n, 64\), n > 0; got \(5, 63\)"):
+        plots.samples(tmp_path / "a.png", DATASETS["grey"], np.zeros((5, 63)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_half_written_when_a_picture_fails(tmp_path, monkeypatch):
+    with pytest.raises(OSError):
+        plots.curves(tmp_path / "vanished" / "c.png", log(5))
+    assert not list(tmp_path.iterdir())
+
+    target = tmp_path / "c.png"
+    target.write_bytes(b"the last good picture")
+    with pytest.raises(ZeroDivisionError):
+        plots.samples(target, DATASETS["plane"], np.zeros((5, 2)), lambda x: 1 / 0)
+
+    def full(source, destination):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(plots.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        plots.curves(target, log(5))
+    assert target.read_bytes() == b"the last good picture"
+    assert [p.name for p in tmp_path.iterdir()] == ["c.png"]
+
+
+def test_import_is_light_and_pyplot_is_never_touched(tmp_path):
+    code = f"""
+import sys
+import numpy as np
+from minigan import plots
+assert "matplotlib" not in sys.modules, "matplotlib imported too early"
+log = {{k: np.linspace(0, 1, 9) for k in ("step", "V", "loss_D", "loss_G", "D_real", "D_fake", "lr")}}
+plots.curves({str(tmp_path / "c.png")!r}, log)
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_same_input_gives_the_same_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        plots.samples(tmp_path / name, DATASETS["plane"], DATASETS["plane"].real_samples(50, 1), probability)
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first == second and Image.open(io.BytesIO(first)).format == "PNG"
