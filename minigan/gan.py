@@ -56,6 +56,7 @@ class GAN:
     momentum: float = 0.5  # of SGD; β₁ of Adam
     momentum_end: float | None = None  # its last value, if it is to change, linear in between
     r1: float = 0.05  # γ of the gradient penalty on real rows: see losses.GradientPenalty
+    r1_end: float | None = None  # its last value, if it is to change, linear in between
     r2: float = 0.0  # the same on fake rows
     average: float = 0.999  # decay per step of the averaged generator weights, used for sampling; 0: no average
     init_G: str | float = "he"  # or "glorot", or a for U(±a)
@@ -145,7 +146,7 @@ class GAN:
         dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
         self.D.backward(dlogits, self.tape_D, self.grad_D, need_dx=False)
         if self.r1:
-            self.penalty.add_gradient(self.tape_D_real, self.r1, self.grad_D)
+            self.penalty.add_gradient(self.tape_D_real, self._r1(), self.grad_D)
         if self.r2:
             self.penalty.add_gradient(self.tape_D_fake, self.r2, self.grad_D)
 
@@ -168,6 +169,10 @@ class GAN:
     def _momentum(self):
         end = self.momentum if self.momentum_end is None else self.momentum_end
         return linear(self.momentum, end, self.step, self.steps)
+
+    def _r1(self):
+        end = self.r1 if self.r1_end is None else self.r1_end
+        return linear(self.r1, end, self.step, self.steps)
 
     def _average_weights(self):
         """θ_average ← d θ_average + (1 - d) θ_G, with d small at first so that the start is forgotten soon."""
@@ -200,23 +205,25 @@ class GAN:
         ``seed`` fixes z, equal on every backend; None draws on, without touching the training's random numbers.
         average=False uses the last weights and not their average.
         """
+        self._need_networks()
         rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
         z = np.empty((n, self.latent_dim), self.dtype)
         return self.decode(draw_prior(rng, z, self.prior), average)
 
     def decode(self, z, average=True):
         """G(z) (n, features), float32, in the data's own units, for z (n, latent_dim) on the host."""
+        self._need_networks()
         params = self.averaged if average and self.average else None
         x = self._in_blocks(self.G, z, params)
         return self.data.denormalise(x).astype(np.float32, copy=False)
 
     def probability(self, x):
         """D(x) (n,), the probability that a row of x (n, features), in the data's own units, is real."""
+        self._need_networks()
         return losses.sigmoid(self._in_blocks(self.D, self.data.normalise(x))[:, 0])
 
     def _in_blocks(self, net, x, params=None, block=1024):
         """The output of net for host rows x of any number, without dropout, on the host."""
-        self._need_networks()
         out = np.empty((len(x), net.n_out), self.dtype)
         tape = net.tape(min(block, len(x)))
         for i in range(0, len(x), block):
@@ -316,7 +323,8 @@ class GAN:
 
     def _start_at_mean(self):
         """G's last bias such that G's first output is the mean of the data, as in the paper's code."""
-        mean = self.data.normalise(self.data.real_samples(10_000, seed=self.seed)).mean(0, dtype=np.float64)
+        X = self.data.real_samples(10_000, seed=self.seed) if self.data.X is None else self.data.X
+        mean = self.data.normalise(X.mean(0, dtype=np.float64))
         if self.data.image_shape:
             mean = np.clip(mean, 1e-7, 1 - 1e-7)
             mean = np.log(mean / (1 - mean))
@@ -348,7 +356,7 @@ def check_options(o):
     """Raise MiniganError, one sentence, for the first option of ``o`` that makes no sense."""
     whole = ("latent_dim", "steps", "batch_size", "k", "report_every")
     for name in whole:
-        _check(o, name, isinstance(getattr(o, name), int) and getattr(o, name) >= 1, "a whole number, 1 or more")
+        _check(o, name, _is_number(getattr(o, name), int) and getattr(o, name) >= 1, "a whole number, 1 or more")
     for name in ("lr", "lr_D"):
         v = getattr(o, name)
         _check(o, name, (v is None and name == "lr_D") or (_is_number(v) and v > 0), "a number above 0")
@@ -360,11 +368,12 @@ def check_options(o):
             (v is None and name == "momentum_end") or (_is_number(v) and -1 < v < 1),
             "above -1 and below 1",
         )
-    for name in ("r1", "r2"):
-        _check(o, name, _is_number(getattr(o, name)) and getattr(o, name) >= 0, "0 or more")
+    for name in ("r1", "r1_end", "r2"):
+        v = getattr(o, name)
+        _check(o, name, (v is None and name == "r1_end") or (_is_number(v) and v >= 0), "a number, 0 or more")
     _check(o, "lr_end", _is_number(o.lr_end) and 0 <= o.lr_end <= 1, "from 0 to 1, a fraction of lr")
     _check(o, "average", _is_number(o.average) and 0 <= o.average < 1, "0 or more and below 1")
-    _check(o, "seed", isinstance(o.seed, int) and o.seed >= 0, "a whole number, 0 or more")
+    _check(o, "seed", _is_number(o.seed, int) and o.seed >= 0, "a whole number, 0 or more")
     choices = {"prior": PRIORS, "loss": losses.LOSSES, "update": UPDATES, "optimizer": tuple(OPTIMIZERS),
                "output_bias": ("zero", "data"), "backend": BACKENDS, "dtype": DTYPES}  # fmt: skip
     for name, allowed in choices.items():
@@ -378,8 +387,8 @@ def check_options(o):
         raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {o.k}")
 
 
-def _is_number(v):
-    return isinstance(v, (int, float)) and np.isfinite(v)
+def _is_number(v, kind=(int, float)):
+    return isinstance(v, kind) and not isinstance(v, bool) and np.isfinite(v)
 
 
 def _check(o, name, ok, wanted):

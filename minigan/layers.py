@@ -84,12 +84,10 @@ class Maxout:
         self.shapes = self.affine.shapes
 
     def buffers(self, n, dtype):
-        c = empty(self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), piece=(n, self.n_out))
+        shape, by_piece = (n, self.n_out), (n, self.pieces, self.n_out)
+        c = empty(self.xp, dtype, out=shape, tangent=shape, piece=shape, wins=by_piece, da=by_piece, de=by_piece)
         c.affine = self.affine.buffers(n, dtype)
-        c.wins = self.xp.empty((n, self.pieces, self.n_out), bool)
-        c.taken = self.xp.empty((n, self.n_out), bool)
-        c.da = self.xp.empty((n, self.pieces, self.n_out), dtype)
-        c.de = self.xp.empty((n, self.pieces, self.n_out), dtype)
+        c.win, c.taken = self.xp.empty(shape, bool), self.xp.empty(shape, bool)
         return c
 
     def forward(self, x, p, c, rng=None):
@@ -117,13 +115,13 @@ class Maxout:
         return a.reshape(len(a), self.pieces, self.n_out)
 
     def _find_winners(self, c):
-        """wins[n, j, i]: piece j gave unit i its value. On a tie only the first one counts."""
+        """wins[n, j, i] = 1 where piece j gave unit i its value, else 0. On a tie only the first one counts."""
         a = self._by_piece(c.affine.out)
         c.taken[...] = False
         for j in range(self.pieces):
-            win = self.xp.equal(a[:, j], c.out, out=c.wins[:, j])
-            self.xp.greater(win, c.taken, out=win)
-            self.xp.logical_or(c.taken, win, out=c.taken)
+            self.xp.equal(a[:, j], c.out, out=c.win)
+            c.wins[:, j] = self.xp.greater(c.win, c.taken, out=c.win)
+            self.xp.logical_or(c.taken, c.win, out=c.taken)
 
     def _to_winners(self, dout, c, out):
         self.xp.multiply(dout[:, None], c.wins, out=out)

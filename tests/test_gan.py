@@ -1,0 +1,262 @@
+"""Algorithm 1: what each step changes and what it leaves alone, random numbers, reports, and the three lines."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from minigan import GAN, Diverged, MiniganError, load
+from minigan.data import from_array
+from minigan.gan import draw_prior
+
+SMALL = dict(generator="8, relu", discriminator="8, leaky_relu 0.2", batch_size=8, latent_dim=3, backend="numpy")
+
+
+def table(n=40, features=2, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, features)).astype(np.float32)
+
+
+def built(**options):
+    return GAN(**{**SMALL, **options}).build(table())
+
+
+# -- Steps ---------------------------------------------------------------------------------------------
+
+
+def test_each_step_changes_its_own_network_only():
+    gan = built(r1=0.1, r2=0.1)
+    G, D = gan.G.theta.copy(), gan.D.theta.copy()
+    gan.discriminator_step()
+    assert np.array_equal(gan.G.theta, G) and not np.array_equal(gan.D.theta, D)
+    D = gan.D.theta.copy()
+    gan.generator_step()
+    assert np.array_equal(gan.D.theta, D) and not np.array_equal(gan.G.theta, G)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_k_discriminator_steps_for_each_generator_step_with_fresh_z(k, monkeypatch):
+    gan, calls, noise = built(k=k), [], []
+    for name in ("_descend_D", "_descend_G"):
+        method = getattr(gan, name)
+        monkeypatch.setattr(gan, name, lambda name=name, method=method: (calls.append(name[-1]), method()))
+    draw = gan.draw_z
+    monkeypatch.setattr(gan, "draw_z", lambda: noise.append(draw().copy()) or gan.tape_G.x)
+    for _ in range(4):
+        gan.train_step()
+    assert "".join(calls) == ("D" * k + "G") * 4
+    assert len(noise) == 4 * (k + 1)
+    assert len({z.tobytes() for z in noise}) == len(noise)
+
+
+def test_the_generator_sees_the_discriminator_that_has_just_moved():
+    gan = built(dtype="float64", r1=0.0)
+    gan.discriminator_step()
+    gan.generator_gradient()
+    moved = gan.grad_G.flat.copy()
+    x_fake, logits = gan.tape_G.out.copy(), gan.tape_DG.out.copy()
+    assert np.array_equal(gan.D.forward(x_fake, gan.D.tape(8)), logits)
+    assert moved.any()
+
+
+def test_simultaneous_gradients_are_taken_at_the_same_weights():
+    one, two = built(update="simultaneous", dtype="float64"), built(update="simultaneous", dtype="float64")
+    x_real = two.data.normalise(table(8, seed=5)).astype(np.float64)
+    one.simultaneous_step(x_real)
+    two.simultaneous_gradients(x_real)
+    two._descend_G()  # in the other order
+    two._descend_D()
+    assert np.array_equal(one.G.theta, two.G.theta) and np.array_equal(one.D.theta, two.D.theta)
+
+
+def test_steps_can_be_called_alone_with_a_batch_of_ones_own():
+    gan = built()
+    before = gan.D.theta.copy()
+    gan.discriminator_step(gan.data.normalise(table(8, seed=9)))
+    gan.generator_step()
+    assert gan.step == 0 and not np.array_equal(before, gan.D.theta)
+
+
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+def test_real_and_fake_lie_in_one_batch_real_first(update):
+    gan = built(update=update)
+    gan.train_step()
+    real = gan.data.normalise(gan.data.X)
+    x = gan.tape_D.x
+    assert x.shape == (16, 2)
+    nearest = np.abs(x[:, None] - real[None]).sum(-1).min(1)
+    assert (nearest[:8] < 1e-6).all() and (nearest[8:] > 1e-6).any()
+
+
+def test_no_step_allocates_after_the_first():
+    gan = GAN(generator="128, relu", discriminator="maxout 64x3, dropout 0.8, 128, leaky_relu 0.2, 64, tanh",
+              batch_size=1024, r1=0.1, r2=0.1, backend="numpy").build(table(4096, 40))  # fmt: skip
+    for _ in range(10):
+        gan.train_step()
+    gan.batches.position = 0  # the order of a new epoch is drawn, and allocated, at its first step only
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    for _ in range(4):
+        gan.train_step()
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak < 100_000  # bytes: NumPy's own loop buffers, 32 kB each; one activation here has 262 kB or more
+
+
+def test_float32_stays_float32():
+    gan = GAN(generator="8, tanh, maxout 4x2", discriminator="dropout 0.8, 8, sigmoid, 8, leaky_relu 0.2, maxout 4x2",
+              batch_size=8, latent_dim=3, r1=0.1, r2=0.1, optimizer="adam", prior="spherical", backend="numpy")  # fmt: skip
+    gan.build(table())
+    for _ in range(20):
+        gan.train_step()
+    arrays = [gan.G.theta, gan.D.theta, gan.averaged.flat, gan.grad_G.flat, gan.grad_D.flat, gan.tape_D.x]
+    arrays += [*gan.optimizer_D.state.values(), *gan.optimizer_G.state.values(), gan.dlogits_D, gan.record_D]
+    arrays += [a for tape in (gan.tape_G, gan.tape_D, gan.tape_DG) for c in tape.buffers for a in vars(c).values()]
+    assert {a.dtype for a in arrays if isinstance(a, np.ndarray)} == {np.dtype("float32"), np.dtype(bool)}
+    assert gan.sample(3).dtype == np.float32
+
+
+# -- Random numbers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["table", "ring"])
+def test_the_same_seed_gives_the_same_run_and_another_another(data):
+    def trained(seed, look=False):
+        gan = GAN(**{**SMALL, "discriminator": "dropout 0.8, 8, relu"}, seed=seed, steps=30, report_every=7)
+        gan.fit(load("ring") if data == "ring" else table(), lambda gan: gan.sample(5) if look else None)
+        return gan.G.theta.tobytes() + gan.D.theta.tobytes()
+
+    assert trained(0) == trained(0) != trained(1)
+    assert trained(0, look=True) == trained(0)  # a picture never moves the training's random numbers
+
+
+def test_priors_have_unit_variance():
+    for prior in ("normal", "uniform", "spherical"):
+        z = draw_prior(np.random.default_rng(0), np.empty((20_000, 10), np.float32), prior)
+        assert np.allclose(z.mean(0), 0, atol=0.04) and np.allclose(z.var(0), 1, atol=0.05)
+        if prior == "uniform":
+            assert np.abs(z).max() <= np.sqrt(3) + 1e-6
+        if prior == "spherical":
+            assert np.allclose((z * z).sum(1), 10, rtol=1e-4)
+
+
+def test_samples_are_fixed_by_their_seed():
+    gan = built()
+    assert np.array_equal(gan.sample(5, seed=3), gan.sample(5, seed=3))
+    assert not np.array_equal(gan.sample(5, seed=3), gan.sample(5, seed=4))
+    assert not np.array_equal(gan.sample(5), gan.sample(5))
+
+
+# -- What a person sees --------------------------------------------------------------------------------
+
+
+def test_three_lines_learn_a_distribution():
+    X = np.random.default_rng(0).normal([5.0, -300.0], [0.5, 40.0], (2000, 2))
+    gan = GAN(generator="32, relu", discriminator="32, leaky_relu 0.2", latent_dim=4, steps=1500, lr=0.05)
+    x = gan.fit(X).sample(2000, seed=0)
+    assert x.shape == (2000, 2) and x.dtype == np.float32
+    assert np.allclose(x.mean(0), [5, -300], atol=[0.1, 8])
+    assert np.allclose(x.std(0), [0.5, 40], rtol=0.2)
+    assert [r["step"] for r in gan.history] == list(range(100, 1501, 100))
+
+
+def test_images_come_back_as_pixels():
+    X = np.random.default_rng(0).random((30, 4, 4))
+    x = GAN(**SMALL, steps=20).fit(X).sample(7)
+    assert x.shape == (7, 16) and (x >= 0).all() and (x <= 1).all()
+
+
+def test_the_report_is_the_mean_over_its_steps():
+    gan = built(dtype="float64", report_every=5, r1=0.0)
+    V, D_real, D_fake, loss_G = [], [], [], []
+    for _ in range(5):
+        gan.train_step()
+        s = gan.tape_D.out
+        D = 1 / (1 + np.exp(-s))
+        V.append(np.log(D[:8]).mean() + np.log(1 - D[8:]).mean())
+        D_real.append(D[:8].mean())
+        D_fake.append(D[8:].mean())
+        loss_G.append(-np.log(1 / (1 + np.exp(-gan.tape_DG.out))).mean())
+    report = gan.report()
+    for name, values in (("V", V), ("D_real", D_real), ("D_fake", D_fake), ("loss_G", loss_G)):
+        assert report[name] == pytest.approx(np.mean(values), rel=1e-12)
+    assert report["loss_D"] == -report["V"] and report["step"] == 5
+
+
+def test_averaged_weights_follow_the_generator():
+    gan = built(average=0.9, lr=0.01)
+    averages = [gan.averaged.flat.copy()]
+    for _ in range(200):
+        gan.train_step()
+        if gan.step % 10 == 0:
+            d = min(0.9, gan.step / (gan.step + 100)) ** 10
+            averages.append(d * averages[-1] + (1 - d) * gan.G.theta)
+    assert np.allclose(gan.averaged.flat, averages[-1], rtol=1e-4, atol=1e-6)
+    assert not np.array_equal(gan.sample(3, seed=0), gan.sample(3, seed=0, average=False))
+
+
+def test_schedules_end_where_they_should():
+    gan = built(steps=100, lr=0.2, lr_end=0.1, momentum=0.5, momentum_end=0.7)
+    assert gan.learning_rate(0.2) == pytest.approx(0.2)
+    gan.step = 100
+    assert gan.learning_rate(0.2) == pytest.approx(0.02) and gan._momentum() == pytest.approx(0.7)
+
+
+def test_output_bias_starts_at_the_mean_of_the_data():
+    X = np.random.default_rng(0).random((500, 4, 4)) ** 3
+    gan = GAN(**SMALL, output_bias="data", init_G=1e-6).build(X)
+    assert np.allclose(gan.sample(5).mean(0), X.mean(0).ravel(), atol=1e-4)
+
+
+def test_probability_is_sigma_of_the_logit_in_the_datas_units():
+    gan = GAN(**SMALL).build(table() * 50 + 7)
+    x = gan.data.X[:5]
+    logits = gan.D.forward(gan.data.normalise(x), gan.D.tape(5))[:, 0]
+    assert np.allclose(gan.probability(x), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    many = np.repeat(gan.data.X, 60, axis=0)  # more than one block
+    assert np.allclose(gan.probability(many)[::60], gan.probability(gan.data.X), rtol=1e-5)
+
+
+def test_divergence_is_said_with_step_cause_and_remedy():
+    with pytest.raises(Diverged, match=r"diverged before step \d+.*learning rate.*--lr"):
+        GAN(**SMALL, lr=1e6, steps=500, report_every=10).fit(table())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [dict(lr=0.0), dict(lr=float("nan")), dict(lr=-1.0), dict(steps=0), dict(batch_size=0), dict(k=0), dict(latent_dim=-1),
+     dict(momentum=1.0), dict(r1=-0.1), dict(r2=float("inf")), dict(average=1.0), dict(lr_end=2.0), dict(seed=-1),
+     dict(prior="cauchy"), dict(loss="hinge"), dict(update="never"), dict(optimizer="lbfgs"), dict(dtype="int8"),
+     dict(backend="torch"), dict(init_G="big"), dict(init_D=-1.0), dict(output_bias="ones"), dict(generator="8, rulu"),
+     dict(update="simultaneous", k=2), dict(steps=2.5), dict(lr="fast"), dict(steps=True), dict(momentum_end=-1.0)],
+)  # fmt: skip
+def test_an_option_that_makes_no_sense_is_refused_in_one_sentence(option):
+    with pytest.raises(MiniganError) as error:
+        GAN(**option)
+    name, value = list(option.items())[-1]
+    assert str(value).split(", ")[-1] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(MiniganError, match="batch size 64 is larger than the data .40 rows.; use --batch-size 40"):
+        GAN().fit(table())
+
+
+def test_sampling_before_fit_is_refused():
+    with pytest.raises(MiniganError, match="call fit"):
+        GAN().sample(3)
+
+
+def test_every_row_is_seen_once_an_epoch():
+    X = np.arange(40, dtype=np.float32)[:, None]
+    gan = GAN(**SMALL).build(from_array(X))
+    out = np.empty((8, 1), np.float32)
+    epochs = []
+    for _ in range(2):
+        seen = []
+        for _ in range(5):
+            gan.batches.next(out)
+            seen += gan.data.denormalise(out).round().astype(int).ravel().tolist()
+        assert sorted(seen) == list(range(40))
+        epochs.append(seen)
+    assert epochs[0] != epochs[1]
