@@ -235,7 +235,7 @@ def _moons(n, rng, xp):
 _STREAMS = {
     "gaussian": lambda name: _mixture(name, [[1.5]], 0.7),
     "gaussians": lambda name: _mixture(name, [[-2], [0], [2]], 0.3),
-    "ring": lambda name: _mixture(name, _ring(2), 0.02),
+    "ring": lambda name: _mixture(name, _ring(2), 0.02, scale=2 / 3),
     "grid": lambda name: _mixture(name, _grid(), 0.05, scale=2),
     # As PacGAN measures (Lin et al. 2018, after VEEGAN); its grid is the one above.
     "ring-pacgan": lambda name: _mixture(name, _ring(1), 0.01, scale=1 / 1.5),

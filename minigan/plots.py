@@ -372,7 +372,7 @@ def _panel_losses(ax, step, metrics):
 def _panel_spread(ax, step, metrics):
     if "spread_real" in metrics:
         _line(ax, step, metrics["spread_real"], REAL, "real")
-        unit = "data units"
+        unit = "std. deviation"
     else:
         _level(ax, 1.0, "real", REAL)
         unit = "generated / real"

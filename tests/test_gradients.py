@@ -29,7 +29,7 @@ BREAKAGES = {
     "LeakyReLU passes everything": (LeakyReLU, "backward", lambda self, dout, x, p, c, g=None, need_dx=True: (
         c.derivative.fill(1), dout)[1]),
     "Maxout takes the first piece": (Maxout, "_find_winners", lambda self, c: (
-        c.wins.fill(False), c.wins[:, 0].fill(True))),
+        c.wins.fill(0), c.wins[:, 0].fill(1))),
     "Tanh's curvature has the wrong sign": (Tanh, "_second_derivative", lambda self, c: (
         self.xp.multiply(c.out, 2, out=c.e), self.xp.multiply(c.e, c.derivative, out=c.e))),
     "R1 forgets the tangent's weights": (Linear, "backward_tangent",
