@@ -9,66 +9,37 @@ for number of training iterations do                                         GAN
     update G by descending its stochastic gradient
 """
 
-from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 
 import numpy as np
 
 from minigan import losses
-from minigan.backend import BACKENDS, Backend
+from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
+from minigan.options import Options
 
-UPDATES = ("alternating", "simultaneous")
-PRIORS = ("normal", "uniform", "spherical")
-DTYPES = ("float32", "float64")
 STREAMS = ("weights", "order", "stream", "noise", "dropout", "evaluation")  # one random generator per purpose
 AVERAGE_EVERY = 10  # steps between updates of the averaged weights: a tenth of the cost, the same average
 
 
-@dataclass(eq=False)
-class GAN:
+class GAN(Options):
     """A generator G(z) and a discriminator D(x), two multilayer perceptrons trained against each other.
 
         gan = GAN(steps=5000)
         gan.fit(X)                  # X (n, features), or (n, height, width) images
         x = gan.sample(64)          # (64, features), in X's units
 
-    Raises MiniganError, one sentence, for an option that makes no sense, and Diverged if training does.
+    The options, all of them keywords, are those of ``options.Options``. Raises MiniganError, one sentence, for one
+    that makes no sense, and Diverged if training does.
     """
 
-    generator: str = "256, relu, 256, relu"  # hidden layers: see mlp.parse_layers; the last Linear is added
-    discriminator: str = "256, leaky_relu 0.2, 256, leaky_relu 0.2"
-    latent_dim: int = 32
-    prior: str = "normal"  # of z; or "uniform", "spherical": see draw_prior
-    steps: int = 20_000  # iterations of Algorithm 1
-    batch_size: int = 64  # m
-    k: int = 1  # discriminator steps per generator step
-    loss: str = "non-saturating"  # G's; or "minimax"
-    update: str = "alternating"  # or "simultaneous": both gradients at the same weights, on one fake batch
-    optimizer: str = "sgd"  # or "adam"
-    lr: float = 0.1  # learning rate
-    lr_D: float | None = None  # the discriminator's, if it is to differ
-    lr_end: float = 0.1  # last learning rate as a fraction of the first, linear in between
-    momentum: float = 0.5  # of SGD; β₁ of Adam
-    momentum_end: float | None = None  # its last value, if it is to change, linear in between
-    r1: float = 0.05  # γ of the gradient penalty on real rows: see losses.GradientPenalty
-    r1_end: float | None = None  # its last value, if it is to change, linear in between
-    r2: float = 0.0  # the same on fake rows
-    average: float = 0.999  # decay per step of the averaged generator weights, used for sampling; 0: no average
-    init_G: str | float = "he"  # or "glorot", or a for U(±a)
-    init_D: str | float = "he"
-    output_bias: str = "zero"  # or "data": G starts at the data's mean
-    seed: int = 0  # everything random follows from it
-    backend: str = "auto"  # or "numpy", "cupy"
-    dtype: str = "float32"  # or "float64"
-    report_every: int = 100  # steps over which the reported numbers are averaged
-
-    def __post_init__(self):
-        check_options(self)
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.check()
         self.backend_used = Backend(self.backend)
         self.xp = self.backend_used.xp
         self.step, self.history = 0, []
@@ -331,11 +302,6 @@ class GAN:
         bias = [p for p in self.G.params.layers if p][-1][1]
         bias[...] = self.backend_used.to_device(mean.astype(self.dtype))
 
-    def options(self):
-        """The options this GAN was made with, a dict that JSON can hold."""
-        return asdict(self)
-
-
 def draw_prior(rng, z, prior, xp=np):
     """Fill z (n, latent_dim) from the prior, in place; every prior has variance 1 in each coordinate.
 
@@ -350,47 +316,3 @@ def draw_prior(rng, z, prior, xp=np):
     if prior == "spherical":
         z *= (z.shape[1] / xp.square(z).sum(1, keepdims=True)) ** 0.5
     return z
-
-
-def check_options(o):
-    """Raise MiniganError, one sentence, for the first option of ``o`` that makes no sense."""
-    whole = ("latent_dim", "steps", "batch_size", "k", "report_every")
-    for name in whole:
-        _check(o, name, _is_number(getattr(o, name), int) and getattr(o, name) >= 1, "a whole number, 1 or more")
-    for name in ("lr", "lr_D"):
-        v = getattr(o, name)
-        _check(o, name, (v is None and name == "lr_D") or (_is_number(v) and v > 0), "a number above 0")
-    for name in ("momentum", "momentum_end"):
-        v = getattr(o, name)
-        _check(
-            o,
-            name,
-            (v is None and name == "momentum_end") or (_is_number(v) and -1 < v < 1),
-            "above -1 and below 1",
-        )
-    for name in ("r1", "r1_end", "r2"):
-        v = getattr(o, name)
-        _check(o, name, (v is None and name == "r1_end") or (_is_number(v) and v >= 0), "a number, 0 or more")
-    _check(o, "lr_end", _is_number(o.lr_end) and 0 <= o.lr_end <= 1, "from 0 to 1, a fraction of lr")
-    _check(o, "average", _is_number(o.average) and 0 <= o.average < 1, "0 or more and below 1")
-    _check(o, "seed", _is_number(o.seed, int) and o.seed >= 0, "a whole number, 0 or more")
-    choices = {"prior": PRIORS, "loss": losses.LOSSES, "update": UPDATES, "optimizer": tuple(OPTIMIZERS),
-               "output_bias": ("zero", "data"), "backend": BACKENDS, "dtype": DTYPES}  # fmt: skip
-    for name, allowed in choices.items():
-        _check(o, name, getattr(o, name) in allowed, "one of " + ", ".join(allowed))
-    for name in ("init_G", "init_D"):
-        v = getattr(o, name)
-        _check(o, name, v in ("he", "glorot") or (_is_number(v) and v > 0), "he, glorot, or a number a for U(±a)")
-    for text in (o.generator, o.discriminator):
-        parse_layers(text, 1, 1)
-    if o.update == "simultaneous" and o.k != 1:
-        raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {o.k}")
-
-
-def _is_number(v, kind=(int, float)):
-    return isinstance(v, kind) and not isinstance(v, bool) and np.isfinite(v)
-
-
-def _check(o, name, ok, wanted):
-    if not ok:
-        raise MiniganError(f"{name.replace('_', '-')} is {getattr(o, name)!r}; it must be {wanted}")

@@ -20,8 +20,9 @@ from minigan import losses
 from minigan.backend import Backend
 from minigan.data import from_array
 from minigan.errors import MiniganError
-from minigan.gan import GAN, PRIORS, UPDATES
+from minigan.gan import GAN
 from minigan.mlp import MLP
+from minigan.options import PRIORS, UPDATES
 
 LIMITS = {"central differences": 1e-6, "complex step": 1e-12}  # for assembled networks
 KINK_MARGIN = 2e-3  # of a pre-activation from its kink; a step of 1e-5 in a weight moves it far less

@@ -1,0 +1,94 @@
+"""Every option of a GAN: its default, what it means, and which values make sense."""
+
+import math
+from dataclasses import asdict, dataclass
+
+from minigan.backend import BACKENDS
+from minigan.errors import MiniganError
+from minigan.losses import LOSSES
+from minigan.mlp import parse_layers
+from minigan.optim import OPTIMIZERS
+
+PRIORS = ("normal", "uniform", "spherical")
+UPDATES = ("alternating", "simultaneous")
+
+
+@dataclass(eq=False)
+class Options:
+    """The options of a GAN. Where a start and an ``_end`` are given, the value goes linearly from one to the other."""
+
+    generator: str = "256, relu, 256, relu"  # hidden layers: see mlp.parse_layers; the last Linear is added
+    discriminator: str = "256, leaky_relu 0.2, 256, leaky_relu 0.2"
+    latent_dim: int = 32
+    prior: str = "normal"  # of z; or "uniform", "spherical": see gan.draw_prior
+    steps: int = 20_000  # iterations of Algorithm 1
+    batch_size: int = 64  # m
+    k: int = 1  # discriminator steps per generator step
+    loss: str = "non-saturating"  # G's; or "minimax"
+    update: str = "alternating"  # or "simultaneous": both gradients at the same weights, on one fake batch
+    optimizer: str = "sgd"  # or "adam"
+    lr: float = 0.1  # learning rate
+    lr_D: float | None = None  # the discriminator's, if it is to differ
+    lr_end: float = 0.1  # the last learning rate as a fraction of the first
+    momentum: float = 0.5  # of SGD; β₁ of Adam
+    momentum_end: float | None = None
+    r1: float = 0.05  # γ of the gradient penalty on real rows: see losses.GradientPenalty
+    r1_end: float | None = None
+    r2: float = 0.0  # the same on fake rows
+    average: float = 0.999  # decay per step of the averaged generator weights, used for sampling; 0: no average
+    init_G: str | float = "he"  # or "glorot", or a for U(±a)
+    init_D: str | float = "he"
+    output_bias: str = "zero"  # or "data": G starts at the data's mean
+    seed: int = 0  # everything random follows from it
+    backend: str = "auto"  # or "numpy", "cupy"
+    dtype: str = "float32"  # or "float64"
+    report_every: int = 100  # steps over which the reported numbers are averaged
+
+    def options(self):
+        """Name and value of every option; JSON can hold it."""
+        return asdict(self)
+
+    def check(self):
+        """Raise MiniganError, one sentence, for the first option that makes no sense."""
+        for names, makes_sense, wanted in RULES:
+            for name in names.split():
+                v = getattr(self, name)
+                if not (makes_sense(v) or (v is None and name in MAY_BE_NONE)):
+                    raise MiniganError(f"{name.replace('_', '-')} is {v!r}; it must be {wanted}")
+        for text in (self.generator, self.discriminator):
+            parse_layers(text, 1, 1)
+        if self.update == "simultaneous" and self.k != 1:
+            raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {self.k}")
+
+
+def _number(v):
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+
+
+def _whole(v):
+    return isinstance(v, int) and not isinstance(v, bool)
+
+
+def _one_of(names, *choices):
+    return names, lambda v: v in choices, "one of " + ", ".join(choices)
+
+
+MAY_BE_NONE = ("lr_D", "momentum_end", "r1_end")
+RULES = (  # names, test, what is wanted
+    ("generator discriminator", lambda v: isinstance(v, str), "text such as '256, relu'"),
+    ("latent_dim steps batch_size k report_every", lambda v: _whole(v) and v >= 1, "a whole number, 1 or more"),
+    ("seed", lambda v: _whole(v) and v >= 0, "a whole number, 0 or more"),
+    ("lr lr_D", lambda v: _number(v) and v > 0, "a number above 0"),
+    ("lr_end", lambda v: _number(v) and 0 <= v <= 1, "a fraction of lr, from 0 to 1"),
+    ("momentum momentum_end", lambda v: _number(v) and -1 < v < 1, "a number above -1 and below 1"),
+    ("r1 r1_end r2", lambda v: _number(v) and v >= 0, "a number, 0 or more"),
+    ("average", lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
+    ("init_G init_D", lambda v: v in ("he", "glorot") or (_number(v) and v > 0), "he, glorot, or a for U(±a)"),
+    _one_of("prior", *PRIORS),
+    _one_of("loss", *LOSSES),
+    _one_of("update", *UPDATES),
+    _one_of("optimizer", *OPTIMIZERS),
+    _one_of("output_bias", "zero", "data"),
+    _one_of("backend", *BACKENDS),
+    _one_of("dtype", "float32", "float64"),
+)
