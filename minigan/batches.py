@@ -13,9 +13,12 @@ class Batches:
 
     BLOCK = 64  # batches of a stream drawn at once
 
-    def __init__(self, data, batch_size, backend, rng_order, rng_stream, dtype=np.float32):
+    def __init__(self, data, batch_size, backend, rng, dtype, ranks):
+        """rng.order is a host generator, rng.stream one on the device; ranks: see parallel.py."""
         self.data, self.batch_size, self.backend, self.xp = data, batch_size, backend, backend.xp
-        self.rng_order, self.rng_stream, self.dtype = rng_order, rng_stream, dtype
+        self.rng, self.dtype = rng, dtype
+        self.m = batch_size // ranks.size
+        self.first = ranks.rank * self.m  # of this process's rows in a batch
         self.shift, self.scale = (backend.to_device(a.astype(dtype)) for a in (data.shift, data.scale))
         self.position = 0
         self.order = None  # this epoch's row numbers, or the block of a stream drawn ahead
@@ -27,12 +30,12 @@ class Batches:
             self.take_options = {"mode": "clip"} if self.xp is np else {}
 
     def next(self, out):
-        """Write the next minibatch into out (batch_size, features)."""
+        """Write this process's rows of the next minibatch into out (m, features): all rows, if it is alone."""
         i = self.position
         if self.order is None or i + self.batch_size > len(self.order):
             self.order, i = self._draw(), 0
         self.position = i + self.batch_size
-        rows = self.order[i : self.position]
+        rows = self.order[i + self.first : i + self.first + self.m]
         if self.data.X is None:
             out[...] = rows
         else:
@@ -40,9 +43,9 @@ class Batches:
 
     def _draw(self):
         if self.data.X is None:
-            x = self.data.draw(self.BLOCK * self.batch_size, self.rng_stream, self.xp)
+            x = self.data.draw(self.BLOCK * self.batch_size, self.rng.stream, self.xp)
             return (x.astype(self.dtype, copy=False) - self.shift) / self.scale
-        return self.backend.to_device(self.rng_order.permutation(len(self.data.X)))
+        return self.backend.to_device(self.rng.order.permutation(len(self.data.X)))
 
     def state(self):
         """(order or block as a host array, position): what ``restore`` needs beside the generators' states."""

@@ -21,6 +21,7 @@ from minigan.errors import Diverged, MiniganError
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
+from minigan.parallel import Alone
 
 STREAMS = ("weights", "order", "stream", "noise", "dropout", "evaluation")  # one random generator per purpose
 AVERAGE_EVERY = 10  # steps between updates of the averaged weights: a tenth of the cost, the same average
@@ -37,9 +38,10 @@ class GAN(Options):
     that makes no sense, and Diverged if training does.
     """
 
-    def __init__(self, **options):
+    def __init__(self, ranks=None, **options):
         super().__init__(**options)
         self.check()
+        self.ranks = ranks or Alone()  # several processes: see parallel.py
         self.backend_used = Backend(self.backend)
         self.xp = self.backend_used.xp
         self.step, self.history = 0, []
@@ -93,25 +95,25 @@ class GAN(Options):
     def generator_gradient(self):
         """dL_G/dθ_G, through D, into ``grad_G``. D has moved since its own step, so it sees G(z) anew."""
         x_fake = self._generate()
-        self.D.forward(x_fake, self.tape_DG, self.rng.dropout)
+        self.D.forward(x_fake, self.tape_DG, self.ranks.share(self.rng.dropout))
         self._backward_G(self.tape_DG)
 
     def _forward_real_and_fake(self, x_real):
-        m, x = self.batch_size, self.tape_D.x
+        m, x = self.m, self.tape_D.x
         if x_real is None:
             self.batches.next(out=x[:m])
         else:
             x[:m] = x_real
         x[m:] = self._generate()
-        self.D.forward(x, self.tape_D, self.rng.dropout)
+        self.D.forward(x, self.tape_D, self.ranks.share(self.rng.dropout, parts=2))
 
     def _generate(self):
         """G(z) (m, features) for m fresh samples z of the prior."""
-        return self.G.forward(self.draw_z(), self.tape_G, self.rng.dropout)
+        return self.G.forward(self.draw_z(), self.tape_G, self.ranks.share(self.rng.dropout))
 
     def draw_z(self):
         """m fresh samples (m, latent_dim) of the prior, on G's tape."""
-        return draw_prior(self.rng.noise, self.tape_G.x, self.prior, self.xp)
+        return draw_prior(self.ranks.share(self.rng.noise), self.tape_G.x, self.prior, self.xp)
 
     def _backward_D(self):
         dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
@@ -127,10 +129,12 @@ class GAN(Options):
         self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
 
     def _descend_D(self):
+        self.ranks.average(self.grad_D.flat)
         lr = self.learning_rate(self.lr if self.lr_D is None else self.lr_D)
         self.optimizer_D.step(self.D.theta, self.grad_D.flat, lr, self._momentum())
 
     def _descend_G(self):
+        self.ranks.average(self.grad_G.flat)
         self.optimizer_G.step(self.G.theta, self.grad_G.flat, self.learning_rate(self.lr), self._momentum())
 
     def learning_rate(self, lr):
@@ -148,7 +152,7 @@ class GAN(Options):
     def _average_weights(self):
         """θ_average ← d θ_average + (1 - d) θ_G, with d small at first so that the start is forgotten soon."""
         if self.average and self.step % AVERAGE_EVERY == 0:
-            d = min(self.average, self.step / (self.step + 100)) ** AVERAGE_EVERY
+            d = min(self.average, self.step / (self.step + 9)) ** AVERAGE_EVERY  # 0.999 from step 9,000 on
             step = self.xp.multiply(self.G.theta, 1 - d, out=self.grad_G.flat)  # the gradient is used up by now
             self.averaged.flat *= d
             self.averaged.flat += step
@@ -215,8 +219,8 @@ class GAN(Options):
         Raises Diverged if a loss or a weight is no longer finite.
         """
         xp, n = self.xp, (self.step - 1) % self.report_every + 1
-        real, fake = self.record_D[:n, : self.batch_size], self.record_D[:n, self.batch_size :]
-        x_real, x_fake = self.tape_D.x[: self.batch_size], self.tape_D.x[self.batch_size :]
+        real, fake = self.record_D[:n, : self.m], self.record_D[:n, self.m :]
+        x_real, x_fake = self.tape_D.x[: self.m], self.tape_D.x[self.m :]
         V = losses.value(real, fake, xp)
         numbers = {
             "V": V,
@@ -228,16 +232,14 @@ class GAN(Options):
             "spread_real": x_real.var(0).mean() ** 0.5,
             "weights": self.G.theta.sum() + self.D.theta.sum(),
         }
-        values = self.backend_used.to_host(xp.stack(list(numbers.values()))).tolist()
-        numbers = {
-            "step": self.step,
-            **dict(zip(numbers, values, strict=True)),
-            "lr": self.learning_rate(self.lr),
-        }
+        values = self.backend_used.to_host(xp.stack(list(numbers.values())))
+        self.ranks.average(values)
+        numbers = dict(zip(numbers, values.tolist(), strict=True))
+        numbers = {"step": self.step, **numbers, "lr": self.learning_rate(self.lr)}
         if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
             raise Diverged(
-                f"training diverged before step {self.step}: the loss or a weight is not a finite number, most likely "
-                f"because the learning rate is too high (lr {self.lr:g} with r1 {self.r1:g}); try --lr {self.lr / 3:.2g}"
+                f"training diverged before step {self.step}: the loss or a weight is not a finite number, most "
+                f"likely because the learning rate is too high (lr {self.lr:g}); try --lr {self.lr / 3:.2g}"
             )
         return numbers
 
@@ -260,7 +262,13 @@ class GAN(Options):
                 f"batch size {self.batch_size} is larger than the data ({len(data.X)} rows); "
                 f"use --batch-size {len(data.X)} or less"
             )
-        backend, xp, m = self.backend_used, self.xp, self.batch_size
+        self.m, rest = divmod(self.batch_size, self.ranks.size)  # rows of this process; all of them, if it is alone
+        if rest:
+            raise MiniganError(
+                f"batch size {self.batch_size} cannot be shared by {self.ranks.size} processes; "
+                f"use a multiple of {self.ranks.size}"
+            )
+        backend, xp, m = self.backend_used, self.xp, self.m
         seeds = dict(zip(STREAMS, np.random.SeedSequence(self.seed).spawn(len(STREAMS)), strict=True))
         host = {name: np.random.Generator(np.random.SFC64(seeds[name])) for name in ("weights", "order", "evaluation")}
         device = {name: backend.generator(seeds[name]) for name in ("stream", "noise", "dropout")}
@@ -288,7 +296,7 @@ class GAN(Options):
         self.penalty = losses.GradientPenalty(self.D, m) if self.r1 or self.r2 else None
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
-        self.batches = Batches(data, m, backend, self.rng.order, self.rng.stream, self.dtype)
+        self.batches = Batches(data, self.batch_size, backend, self.rng, self.dtype, self.ranks)
         self.step, self.history = 0, []
         return self
 

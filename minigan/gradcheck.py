@@ -218,8 +218,8 @@ def check_gan(options, rng, features, backend=None):
     each against central differences and (on NumPy) the complex step.
 
     D has moved by one step before G's gradient is taken, as in training. Central differences of a loss near 1 carry
-    rounding errors of about 1e-11 and cannot judge a tensor whose whole gradient is smaller than 1e-3: their error
-    is then None. The complex step has no such limit.
+    rounding errors of about 1e-11, so of a tensor whose whole gradient is small they get few digits right: below 1e-3
+    (two decades above the limit of 1e-6) the error is None. The complex step has no such weakness.
     """
     gan, x_real, hold = _held_gan(options, rng, features, backend)
     host = gan.backend_used.to_host

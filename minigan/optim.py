@@ -6,7 +6,7 @@ passes over the same numbers; on the GPU one piece is the whole vector.
 
 import numpy as np
 
-CACHE_PIECE = 1 << 14  # elements: theta, velocity, gradient and one buffer of this many fit the second-level cache
+CACHE_PIECE = 1 << 17  # elements: theta, velocity, gradient and one buffer of this many stay in the caches
 
 
 def linear(start, end, t, over):

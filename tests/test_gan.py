@@ -104,8 +104,9 @@ def test_no_step_allocates_after_the_first():
 
 
 def test_float32_stays_float32():
-    gan = GAN(generator="8, tanh, maxout 4x2", discriminator="dropout 0.8, 8, sigmoid, 8, leaky_relu 0.2, maxout 4x2",
-              batch_size=8, latent_dim=3, r1=0.1, r2=0.1, optimizer="adam", prior="spherical", backend="numpy")  # fmt: skip
+    every = "dropout 0.8, 8, sigmoid, 8, leaky_relu, maxout 4x2"
+    gan = GAN(generator="8, tanh, maxout 4x2", discriminator=every, batch_size=8,
+              latent_dim=3, r1=0.1, r2=0.1, optimizer="adam", prior="spherical", backend="numpy")  # fmt: skip
     gan.build(table())
     for _ in range(20):
         gan.train_step()
@@ -186,10 +187,10 @@ def test_the_report_is_the_mean_over_its_steps():
 def test_averaged_weights_follow_the_generator():
     gan = built(average=0.9, lr=0.01)
     averages = [gan.averaged.flat.copy()]
-    for _ in range(200):
+    for _ in range(200):  # the cap is reached at step 81
         gan.train_step()
         if gan.step % 10 == 0:
-            d = min(0.9, gan.step / (gan.step + 100)) ** 10
+            d = min(0.9, gan.step / (gan.step + 9)) ** 10
             averages.append(d * averages[-1] + (1 - d) * gan.G.theta)
     assert np.allclose(gan.averaged.flat, averages[-1], rtol=1e-4, atol=1e-6)
     assert not np.array_equal(gan.sample(3, seed=0), gan.sample(3, seed=0, average=False))
@@ -200,6 +201,21 @@ def test_schedules_end_where_they_should():
     assert gan.learning_rate(0.2) == pytest.approx(0.2)
     gan.step = 100
     assert gan.learning_rate(0.2) == pytest.approx(0.02) and gan._momentum() == pytest.approx(0.7)
+
+
+def test_r1_follows_its_schedule(monkeypatch):
+    gan, gammas = built(steps=4, r1=0.8, r1_end=0.0), []
+    add = gan.penalty.add_gradient
+    monkeypatch.setattr(gan.penalty, "add_gradient", lambda *args: gammas.append(args[1]) or add(*args))
+    for _ in range(4):
+        gan.train_step()
+    assert gammas == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
+def test_output_bias_starts_at_the_mean_of_a_table():
+    X = table() * 50 + 700
+    gan = GAN(**SMALL, output_bias="data", init_G=1e-6).build(X)
+    assert np.allclose(gan.sample(5), X.mean(0), atol=1e-2)
 
 
 def test_output_bias_starts_at_the_mean_of_the_data():
@@ -224,11 +240,12 @@ def test_divergence_is_said_with_step_cause_and_remedy():
 
 @pytest.mark.parametrize(
     "option",
-    [dict(lr=0.0), dict(lr=float("nan")), dict(lr=-1.0), dict(steps=0), dict(batch_size=0), dict(k=0), dict(latent_dim=-1),
-     dict(momentum=1.0), dict(r1=-0.1), dict(r2=float("inf")), dict(average=1.0), dict(lr_end=2.0), dict(seed=-1),
-     dict(prior="cauchy"), dict(loss="hinge"), dict(update="never"), dict(optimizer="lbfgs"), dict(dtype="int8"),
-     dict(backend="torch"), dict(init_G="big"), dict(init_D=-1.0), dict(output_bias="ones"), dict(generator="8, rulu"),
-     dict(update="simultaneous", k=2), dict(steps=2.5), dict(lr="fast"), dict(steps=True), dict(momentum_end=-1.0)],
+    [dict(lr=0.0), dict(lr=float("nan")), dict(lr=-1.0), dict(steps=0), dict(batch_size=0), dict(k=0),
+     dict(latent_dim=-1), dict(momentum=1.0), dict(r1=-0.1), dict(r2=float("inf")), dict(average=1.0),
+     dict(lr_end=2.0), dict(seed=-1), dict(prior="cauchy"), dict(loss="hinge"), dict(update="never"),
+     dict(optimizer="lbfgs"), dict(dtype="int8"), dict(backend="torch"), dict(init_G="big"), dict(init_D=-1.0),
+     dict(output_bias="1"), dict(generator="8, rulu"), dict(update="simultaneous", k=2), dict(steps=2.5),
+     dict(lr="fast"), dict(steps=True), dict(momentum_end=-1.0)],
 )  # fmt: skip
 def test_an_option_that_makes_no_sense_is_refused_in_one_sentence(option):
     with pytest.raises(MiniganError) as error:

@@ -5,6 +5,7 @@ import pytest
 
 from minigan import gradcheck
 from minigan.layers import LeakyReLU, Linear, Maxout, Tanh
+from minigan.mlp import MLP, parse_layers
 
 
 def test_every_gradient_in_the_table_passes():
@@ -50,14 +51,21 @@ def test_a_nan_never_passes():
 
 def test_central_differences_of_a_known_function():
     x = np.array([[0.3, -1.2], [2.0, 0.7]])
-    assert np.allclose(gradcheck.central_difference(lambda: (x**3).sum(), x), 3 * x**2, rtol=1e-9)
+    assert np.allclose(gradcheck.central_difference(lambda: (x**3).sum(), x), 3 * x**2, rtol=1e-8, atol=0)
     z = x.astype(complex)
-    assert np.allclose(gradcheck.complex_step(lambda: np.sin(z).sum(), z), np.cos(x), rtol=1e-15)
+    assert np.allclose(gradcheck.complex_step(lambda: np.sin(z).sum(), z), np.cos(x), rtol=1e-14, atol=0)
+
+
+def test_kinks_are_seen():
+    for text, distance in (("2, relu", 0.25), ("2, leaky_relu 0.2", 0.25), ("maxout 1x2", 0.75), ("2, tanh", np.inf)):
+        net = MLP(parse_layers(text, 1, 1), dtype=np.float64)
+        net.params.layers[0][1][...] = [-0.25, 0.5]
+        tape = net.tape(1)
+        net.forward(np.zeros((1, 1)), tape)
+        assert gradcheck.kink_distance(net, tape) == distance
 
 
 def test_a_tensor_too_small_to_judge_is_not_judged():
-    from minigan.mlp import MLP
-
     net = MLP([Linear(2, 1)], dtype=np.float64)
     grad = net.vector()
     assert gradcheck.worst_error(grad, np.full(3, 1e-9), np.asarray, judgeable=1e-3) is None

@@ -1,0 +1,113 @@
+"""Several processes give the weights of one. MPI itself is used where it is installed; a stand-in of threads always."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minigan import GAN, MiniganError, load, parallel
+
+OPTIONS = dict(generator="16, relu, dropout 0.9", discriminator="dropout 0.8, 16, leaky_relu 0.2, maxout 8x2",
+               batch_size=12, latent_dim=3, steps=40, report_every=10, r1=0.1, backend="numpy")  # fmt: skip
+
+
+class Threads:
+    """A communicator whose ranks are threads."""
+
+    def __init__(self, size):
+        self.size, self.slots, self.barrier = size, [None] * size, threading.Barrier(size, timeout=20)
+
+    def seen_by(self, rank):
+        def exchange(value):
+            self.slots[rank] = value
+            self.barrier.wait()
+            values = list(self.slots)
+            self.barrier.wait()
+            return values
+
+        def Allreduce(_, array):
+            array[...] = np.sum(exchange(array.copy()), axis=0)
+
+        return SimpleNamespace(
+            Get_rank=lambda: rank, Get_size=lambda: self.size, Allreduce=Allreduce,
+            allreduce=lambda number, op: max(exchange(number)),
+        )  # fmt: skip
+
+
+def trained_by_threads(size, data, **options):
+    threads, gans = Threads(size), [None] * size
+    MPI = SimpleNamespace(IN_PLACE=None, MAX=None)
+
+    def work(rank):
+        ranks = parallel.Ranks(MPI, threads.seen_by(rank), SimpleNamespace(to_host=np.asarray, xp=np))
+        gans[rank] = GAN(ranks=ranks, **{**OPTIONS, **options}).fit(load(data))
+
+    workers = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    return gans
+
+
+@pytest.mark.parametrize("data", ["digits", "ring"])
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+def test_n_ranks_of_batch_b_over_n_are_one_process_of_batch_b(data, update):
+    alone = GAN(**OPTIONS, update=update).fit(load(data))
+    for size in (2, 3):
+        gans = trained_by_threads(size, data, update=update)
+        for gan in gans:
+            assert gan.m == 12 // size
+            assert np.array_equal(gan.G.theta, gans[0].G.theta) and np.array_equal(gan.D.theta, gans[0].D.theta)
+        assert np.allclose(gans[0].G.theta, alone.G.theta, rtol=2e-4, atol=2e-5)
+        assert np.allclose(gans[0].D.theta, alone.D.theta, rtol=2e-4, atol=2e-5)
+        for one, several in zip(alone.history, gans[0].history, strict=True):
+            assert one["V"] == pytest.approx(several["V"], abs=1e-4)
+
+
+def test_ranks_without_averaging_drift_apart(monkeypatch):
+    """The test above can fail."""
+    monkeypatch.setattr(parallel.Ranks, "average", lambda self, array: None)
+    gans = trained_by_threads(2, "digits")
+    assert not np.allclose(gans[0].D.theta, gans[1].D.theta, rtol=2e-4, atol=2e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(MiniganError, match="batch size 12 cannot be shared by 5 processes; use a multiple of 5"):
+        GAN(ranks=SimpleNamespace(size=5, rank=0), **OPTIONS).build(load("digits"))
+
+
+def test_a_launcher_without_mpi4py_is_said(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "3")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(MiniganError, match="3 MPI processes were started and mpi4py cannot be used"):
+        parallel.connect(None)
+    monkeypatch.delenv("PMI_SIZE")
+    assert isinstance(parallel.connect(None), parallel.Alone)
+
+
+def mpiexec():
+    """The launcher beside this Python or on the path, or None."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return None
+    return shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
+
+
+@pytest.mark.skipif(mpiexec() is None, reason="pip install mpi4py mpich")
+def test_mpiexec_with_two_ranks_trains_the_same_weights(tmp_path):
+    options = ["--data", "digits", "--steps", "20", "--batch-size", "16", "--report-every", "5", "--quiet",
+               "--generator", "16, relu", "--discriminator", "16, leaky_relu 0.2"]  # fmt: skip
+    script = os.path.join(os.path.dirname(__file__), "..", "train.py")
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    for name, command in (("one", [sys.executable]), ("two", [mpiexec(), "-n", "2", sys.executable])):
+        out = str(tmp_path / name)
+        subprocess.run([*command, script, *options, "--out", out], check=True, env=env, timeout=120)
+    one, two = (np.load(tmp_path / name / "checkpoint.npz") for name in ("one", "two"))
+    for theta in ("theta_G", "theta_D", "averaged"):
+        assert np.allclose(one[theta], two[theta], rtol=1e-4, atol=1e-6)
