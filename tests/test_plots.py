@@ -57,9 +57,10 @@ def log(rows, *more):
 
 
 def pixels(path):
-    image = Image.open(path)
-    image.verify()
-    return np.asarray(Image.open(path).convert("RGB"))
+    with Image.open(path) as image:
+        image.verify()
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def assert_picture(path, least=150):
@@ -216,13 +217,13 @@ def test_animation(kind, tmp_path):
     path = tmp_path / "a.gif"
     plots.animate(path, dataset, frames, [0, 10, 1000], probabilities, fps=10)
     assert_picture(path, least=100)
-    film = Image.open(path)
-    assert film.n_frames == 3
     shown, pauses = [], []
-    for i in range(3):
-        film.seek(i)
-        shown.append(np.asarray(film.convert("RGB")).astype(int))
-        pauses.append(film.info["duration"])
+    with Image.open(path) as film:
+        assert film.n_frames == 3
+        for i in range(3):
+            film.seek(i)
+            shown.append(np.asarray(film.convert("RGB")).astype(int))
+            pauses.append(film.info["duration"])
     assert pauses == [100, 100, 2000]
     assert all(np.abs(shown[i] - shown[i + 1]).max() > 100 for i in range(2)), "the frames do not move"
 
