@@ -19,7 +19,7 @@ import numpy as np
 REAL, FAKE, P_G, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#666666"
 DPI = 120
 LOG_2 = math.log(2.0)
-SMALL = 16  # grey images of up to this many pixels a side are drawn smoothed
+SMALL = 16  # grey images of up to this many pixels a side are drawn smoothed, but not in a GIF: grey ramps make it large
 # Over the frame, never in it: a legend must not hide data.
 LEGEND = dict(
     loc="lower left",
@@ -76,7 +76,7 @@ def animate(path, dataset, frames, steps, probabilities=None, fps=12):
     titles = [f"step {int(step):,}" for step in steps]
     if dataset.image_shape is not None:
         pictures = [
-            _captioned(_image_grid(dataset, fake, width=230, most=25), title)
+            _captioned(_image_grid(dataset, fake, width=230, most=49, smooth=False), title)
             for fake, title in zip(frames, titles, strict=True)
         ]
     else:
@@ -492,7 +492,7 @@ def _style(ax):
 # ---- pixels and files --------------------------------------------------------------------------------------
 
 
-def _image_grid(dataset, fake, width, most=100):
+def _image_grid(dataset, fake, width, most=100, smooth=True):
     """The first images as a square grid about `width` pixels wide: uint8 (H, W) or (H, W, 3)."""
     shape = dataset.image_shape
     # Past this many values a PNG no longer stays below 300 kB: show fewer, larger images instead.
@@ -503,7 +503,7 @@ def _image_grid(dataset, fake, width, most=100):
         n = side * side
     scale = min(12, max(1, round(width / (side * shape[1]))))
     images = fake[:n].reshape(n, *shape)
-    if len(shape) == 2 and max(shape) <= SMALL:
+    if smooth and len(shape) == 2 and max(shape) <= SMALL:
         return tile(_smoothed(images, scale), side)
     return tile(images, side, scale)
 
