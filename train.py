@@ -7,19 +7,25 @@ python train.py --resume runs/digits         go on where a run has stopped
 """
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
+import shlex
 import signal
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from minigan import GAN, MiniganError, __version__, checkpoint, load, metrics, recipes
 
 # What is not an option of the GAN itself, with its default.
 RUN_OPTIONS = {"data": "digits", "data_dir": None, "image_size": None, "save_every": None, "gif": False}
 GAN_OPTIONS = {field.name: field.default for field in dataclasses.fields(GAN)}
+OPTIONS = {**RUN_OPTIONS, **GAN_OPTIONS}
 # What a resumed run may change, because the run stays the same one.
 RESUMABLE = ("steps", "save_every", "gif", "data_dir", "backend")
 
@@ -30,8 +36,19 @@ def main(argv=None):
     try:
         return train(args)
     except MiniganError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except MemoryError as error:
+        message = f"there is not enough memory ({error}); choose smaller data, networks or batches"
+    except KeyboardInterrupt:  # before the first step or after the last; between them StopSignal takes it
+        print("train.py: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as in 'train.py | head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        message = f"{error.filename or 'a file'} cannot be used ({error.strerror or error}); mend that first"
+    print("train.py:", message.replace("\n", " "), file=sys.stderr)
+    return 2
 
 
 # -- Options -------------------------------------------------------------------------------------------
@@ -80,8 +97,13 @@ def parser():
     g.add_argument("--discriminator", metavar="LAYERS", help="the same for the discriminator")
     g.add_argument("--latent-dim", type=int, metavar="N", help="size of the noise z")
     g.add_argument("--prior", metavar="NAME", help="distribution of z: normal, uniform or spherical")
-    g.add_argument("--init-G", metavar="HOW", help="first weights: he, glorot, or a number a for uniform in (-a, a)")
-    g.add_argument("--init-D", metavar="HOW", help="the same for the discriminator")
+    g.add_argument(
+        "--init-G",
+        metavar="HOW",
+        type=number_or_name,
+        help="first weights: he, glorot, or a number a for uniform in (-a, a)",
+    )
+    g.add_argument("--init-D", metavar="HOW", type=number_or_name, help="the same for the discriminator")
     g.add_argument("--output-bias", metavar="HOW", help="zero, or data: the generator starts at the mean of the data")
 
     g = p.add_argument_group("training")
@@ -102,6 +124,7 @@ def parser():
     g.add_argument("--momentum", type=float, metavar="M", help="momentum of sgd; beta_1 of adam")
     g.add_argument("--momentum-end", type=float, metavar="M", help="its last value, if it is to change")
     g.add_argument("--r1", type=float, metavar="GAMMA", help="weight of the gradient penalty on real samples; 0: none")
+    g.add_argument("--r1-end", type=float, metavar="GAMMA", help="its last value, if it is to change")
     g.add_argument("--r2", type=float, metavar="GAMMA", help="the same on generated samples")
     g.add_argument(
         "--average",
@@ -133,21 +156,52 @@ def parser():
     return p  # fmt: skip
 
 
+def number_or_name(text):
+    """A float if it is one, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def flag(name):
+    """How an option is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def given_options(args):
+    """The options that the command line sets."""
+    return {name: v for name, v in vars(args).items() if v is not None and name in OPTIONS}
+
+
 def resolve(args):
     """(recipe name or None, every option with its value): defaults, then the recipe, then the command line."""
-    given = {name: v for name, v in vars(args).items() if v is not None and name in GAN_OPTIONS | RUN_OPTIONS}
-    recipe = args.recipe or (args.data if args.data in recipes.names() else None if args.data else "digits")
-    chosen = recipes.load(recipe) if recipe else {}
+    recipe = args.recipe
+    if recipe is None:
+        recipe = args.data if args.data in recipes.names() else "digits" if args.data is None else None
+    chosen = {} if recipe is None else recipes.load(recipe)
     for name in chosen:
-        if name not in GAN_OPTIONS | RUN_OPTIONS:
+        if name not in OPTIONS:
             raise MiniganError(f"recipe '{recipe}' sets '{name}', which is no option; remove that line")
-    options = {**RUN_OPTIONS, **GAN_OPTIONS, **chosen, **given}
-    for name in ("init_G", "init_D"):
-        try:
-            options[name] = float(options[name])
-        except ValueError:
-            pass  # a name; GAN judges it
-    return recipe, options
+    return recipe, check_run_options({**OPTIONS, **chosen, **given_options(args)})
+
+
+def check_run_options(options):
+    """Return the options if those that GAN does not judge make sense, and no number is beyond what arrays can hold."""
+    for name, fits, wanted in (
+        ("data", lambda v: isinstance(v, str), "the name or the path of data"),
+        ("data_dir", lambda v: v is None or isinstance(v, str), "the path of a folder"),
+        ("image_size", lambda v: v is None or (type(v) is int and v >= 1), "a whole number, 1 or more"),
+        ("save_every", lambda v: v is None or (type(v) is int and v >= 1), "a whole number, 1 or more"),
+        ("gif", lambda v: isinstance(v, bool), "true or false"),
+    ):
+        if not fits(options[name]):
+            raise MiniganError(f"{name.replace('_', '-')} is {options[name]!r}; it must be {wanted}")
+    for name, v in options.items():
+        most = {int: 2**63 - 1, float: 1e38}.get(type(v))
+        if most and v > most:
+            raise MiniganError(f"{name.replace('_', '-')} is {v}, which is too large; it must be {most} or less")
+    return options
 
 
 # -- One run -------------------------------------------------------------------------------------------
@@ -155,24 +209,34 @@ def resolve(args):
 
 def train(args):
     """Everything between the options and the exit code."""
-    start = time.perf_counter()
     say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, sep="\n", flush=True))
-    run = Run.resumed(args) if args.resume else Run.started(args)
-    gan, data = run.gan, run.data
+    run = Run.started(args) if args.resume is None else Run.resumed(args)
     run.describe(say)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, GAN.report says so
+            return carry_out(run, say, args.quiet)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise MiniganError(
+            f"{error.filename2 or error.filename or run.folder} cannot be written at step {run.gan.step} "
+            f"({error.strerror or error}); mend that, then {run.how_to_go_on()}"
+        ) from error
 
+
+def carry_out(run, say, quiet):
+    """The training loop, the log and the pictures."""
     from tqdm import tqdm
 
-    stop = StopSignal()
-    terminal = sys.stderr.isatty()
+    gan, stop = run.gan, StopSignal()
+    first, began = gan.step, time.perf_counter()
     bar = tqdm(
         total=gan.steps,
         initial=gan.step,
-        disable=args.quiet,
+        disable=quiet,
         unit="step",
-        mininterval=0.2 if terminal else 15,
+        mininterval=0.2 if sys.stderr.isatty() else 15,
     )
-    first, began = gan.step, time.perf_counter()
     with bar, stop:
         while gan.step < gan.steps and not stop.signal:
             gan.train_step()
@@ -187,21 +251,27 @@ def train(args):
             if run.gif and (gan.step % run.frame_every == 0 or last):
                 run.keep_frame()
             if gan.step % run.save_every == 0 or last:
+                gan.report()  # raises Diverged before a good checkpoint is replaced
                 run.save()
     seconds = time.perf_counter() - began
-    if stop.signal:
-        run.save()
-        say(f"\nStopped at step {gan.step} of {gan.steps}. Go on with: python train.py --resume {run.folder}")
+    if gan.step < gan.steps:
+        if gan.step != run.saved:
+            if gan.step:
+                gan.report()
+            run.save()
+        say(f"\nStopped at step {gan.step} of {gan.steps}; {run.how_to_go_on()}")
         return 128 + stop.signal
 
+    if first == gan.steps:  # resumed after the last step, because the pictures are missing
+        run.draw_samples()
     run.draw_curves()
     if run.gif:
         run.draw_animation()
-    scores = metrics.evaluate(data, gan.sample(metrics.how_many(data), seed=gan.seed))
-    write(run.folder / "scores.json", json.dumps(scores, indent=1))
+    scores = run.score()
+    steps = gan.step - first
     say(
-        "", f"{gan.steps} steps in {seconds:.1f} s ({(gan.steps - first) / max(seconds, 1e-9):,.0f} steps a second), "
-        f"{time.perf_counter() - start:.1f} s in all", *metrics.summary_lines(scores), f"files in {run.folder}:",
+        "", f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):,.0f} steps a second), "
+        f"{time.perf_counter() - run.start:.1f} s in all", *scores, f"files in {run.folder}:",
         "  " + "  ".join(sorted(file.name for file in run.folder.iterdir())),
     )  # fmt: skip
     return 0
@@ -212,6 +282,8 @@ class Run:
 
     def __init__(self, folder, recipe, options, gan, data):
         self.folder, self.recipe, self.options, self.gan, self.data = folder, recipe, options, gan, data
+        self.start = time.perf_counter()
+        self.saved = None  # the step of the last checkpoint
         self.gif = options["gif"]
         self.save_every = options["save_every"] or max(1, gan.steps // 10)
         self.frame_every = max(1, gan.steps // 60)
@@ -221,57 +293,71 @@ class Run:
     def started(cls, args):
         """A new run: nothing is written before the options and the data have been found good."""
         recipe, options = resolve(args)
-        check_run_options(options)
         gan = GAN(**{name: options[name] for name in GAN_OPTIONS})
         data = load(options["data"], options["data_dir"], options["image_size"])
-        gan.build(data)
-        folder = new_folder(args.out, Path(recipe or data.name).stem)
-        run = cls(folder, recipe, options, gan, data)
-        write(
-            folder / "config.json",
-            json.dumps({"minigan": __version__, "recipe": recipe, **options}, indent=1) + "\n",
-        )
-        write(folder / "metrics.csv", "")
-        return run
+        try:
+            gan.build(data)
+        except MiniganError:
+            raise
+        except (MemoryError, ValueError, OverflowError) as error:
+            sizes = ("generator", "discriminator", "latent_dim", "batch_size", "report_every")
+            raise MiniganError(
+                f"arrays of these sizes cannot be made ({error}): "
+                f"{', '.join(f'{flag(name)} {options[name]}' for name in sizes)}; choose smaller ones"
+            ) from error
+        files = {"config.json": config_text(recipe, options), "metrics.csv": ""}
+        return cls(new_folder(args.out, Path(recipe or data.name).stem, files), recipe, options, gan, data)
 
     @classmethod
     def resumed(cls, args):
         """A run that goes on from its checkpoint; options that would make it another run are refused."""
-        folder = Path(args.resume)
+        folder, given = Path(args.resume), given_options(args)
         config = checkpoint.read_config(folder)
-        given = {name: v for name, v in vars(args).items() if v is not None and name in {**GAN_OPTIONS, **RUN_OPTIONS}}
-        changed = [name for name, v in given.items() if v != config.get(name) and name not in RESUMABLE]
-        if changed or args.recipe or args.out:
-            names = ", ".join("--" + n.replace("_", "-") for n in changed) or "--recipe and --out"
+        known = {name: v for name, v in config.items() if name in OPTIONS}
+        changed = [name for name, v in given.items() if name not in RESUMABLE and v != known.get(name)]
+        changed += [name for name in ("recipe", "out") if getattr(args, name) is not None]
+        if changed:
             raise MiniganError(
-                f"a resumed run cannot change {names}; leave it out, or start a new run without --resume"
+                f"a resumed run cannot change {', '.join(map(flag, changed))}; leave it out, or start a new run "
+                "without --resume"
             )
-        options = {
-            **RUN_OPTIONS,
-            **{name: v for name, v in config.items() if name in {**GAN_OPTIONS, **RUN_OPTIONS}},
-            **given,
-        }
-        check_run_options(options)
+        options = check_run_options({**RUN_OPTIONS, **known, **given})
         data = load(options["data"], options["data_dir"], options["image_size"])
-        gan, extra, note = checkpoint.load(folder, data, steps=options["steps"], backend=options["backend"])
+        wanted = {name: options[name] for name in RESUMABLE if name in GAN_OPTIONS and name in options}
+        gan, extra, note = checkpoint.load(folder, data, **wanted)
+        for name, v in gan.options().items():
+            if options.get(name, v) != v:
+                raise MiniganError(
+                    f"{folder / 'config.json'} has {name} {options[name]!r} and the checkpoint {v!r}; restore the file"
+                )
+        options = {name: {**options, **gan.options()}[name] for name in OPTIONS}
         if note:
             print(f"train.py: {note}; going on from the checkpoint before it", file=sys.stderr)
-        if gan.step >= gan.steps:
-            raise MiniganError(f"the run in {folder} is finished ({gan.step} steps); give more --steps to go on")
-        run = cls(folder, config["recipe"], options, gan, data)
+        if gan.step > gan.steps or (gan.step == gan.steps and (folder / "scores.json").exists()):
+            raise MiniganError(f"the run in {folder} has done {gan.step} of {gan.steps} steps; give more --steps")
+        run = cls(folder, config.get("recipe"), options, gan, data)
+        run.saved = gan.step
         if "frames" in extra:
             run.frames, run.frame_steps = list(extra["frames"]), extra["frame_steps"].tolist()
             run.frame_surfaces = list(extra["frame_surfaces"])
-        write(
-            folder / "config.json",
-            json.dumps({"minigan": __version__, "recipe": run.recipe, **options}, indent=1) + "\n",
-        )
-        rows = (folder / "metrics.csv").read_text().splitlines() if (folder / "metrics.csv").exists() else []
-        kept = rows[:1] + [
-            row for row in rows[1:] if row.split(",")[0].isdigit() and int(row.split(",")[0]) <= gan.step
-        ]
-        write(folder / "metrics.csv", "".join(row + "\n" for row in kept))
+        run.rewind()
         return run
+
+    def rewind(self):
+        """Bring the other files of a resumed run back to the step of its checkpoint."""
+        write(self.folder / "config.json", config_text(self.recipe, self.options))
+        (self.folder / "scores.json").unlink(missing_ok=True)  # written last: without it the run is not finished
+        log = self.folder / "metrics.csv"
+        rows = [row.split(",") for row in log.read_text("utf-8", "replace").splitlines()] if log.exists() else []
+        whole = [row for row in rows[1:] if len(row) == len(rows[0]) and row[0].isdigit()]
+        kept = rows[:1] + [row for row in whole if int(row[0]) <= self.gan.step]
+        write(log, "".join(",".join(row) + "\n" for row in kept))
+
+    def how_to_go_on(self):
+        """What to do after a stop."""
+        if self.saved is None:
+            return "start again: nothing has been saved yet"
+        return f"go on with: python train.py --resume {shlex.quote(str(self.folder))}"
 
     def describe(self, say):
         """Print the resolved configuration."""
@@ -284,17 +370,17 @@ class Run:
         say(f"files go to {self.folder}" + (f", from step {gan.step}" if gan.step else ""))
 
     def log(self, numbers):
-        """Append a row to metrics.csv, with a header before the first."""
-        path = self.folder / "metrics.csv"
-        with open(path, "a") as file:
-            if not path.stat().st_size:
-                file.write(",".join(numbers) + "\n")
-            file.write(",".join(f"{v:.7g}" for v in numbers.values()) + "\n")
+        """Append a row to metrics.csv. A file that does not begin with these columns is damaged, and begins anew."""
+        header = ",".join(numbers) + "\n"
+        with open(self.folder / "metrics.csv", "a+", encoding="utf-8") as file:
+            file.seek(0)
+            if file.readline() != header:
+                file.truncate(0)
+                file.write(header)
+            file.write(",".join(f"{v:.7g}" if isinstance(v, float) else str(v) for v in numbers.values()) + "\n")
 
     def save(self):
-        """The checkpoint and samples.png, from the same z each time; every picture is kept in samples/."""
-        from minigan import plots
-
+        """The checkpoint and samples.png."""
         extra = {}
         if self.frames:
             extra = {
@@ -303,11 +389,18 @@ class Run:
                 "frame_surfaces": self.frame_surfaces,
             }
         checkpoint.save(self.folder, self.gan, extra)
+        self.saved = self.gan.step
+        self.draw_samples()
+
+    def draw_samples(self):
+        """samples.png, from the same z each time; every picture is kept in samples/."""
+        from minigan import plots
+
         fake = self.fixed_samples()
         path = self.folder / "samples.png"
         plots.samples(path, self.data, fake, self.gan.probability, title=f"{self.data.name}, step {self.gan.step:,}")
         (self.folder / "samples").mkdir(exist_ok=True)
-        (self.folder / "samples" / f"{self.gan.step:08d}.png").write_bytes(path.read_bytes())
+        write(self.folder / "samples" / f"{self.gan.step:08d}.png", path.read_bytes())
 
     def fixed_samples(self):
         """Samples from the same z whenever it is called."""
@@ -336,48 +429,72 @@ class Run:
 
     def draw_curves(self):
         """curves.png, from metrics.csv."""
-        import numpy as np
-
         from minigan import plots
 
         table = np.genfromtxt(self.folder / "metrics.csv", delimiter=",", names=True)
         plots.curves(self.folder / "curves.png", {name: np.atleast_1d(table[name]) for name in table.dtype.names})
 
+    def score(self):
+        """Write scores.json, the last file of a run; returns lines for a person."""
+        fake = self.gan.sample(metrics.how_many(self.data), seed=self.gan.seed)
+        try:
+            scores = metrics.evaluate(self.data, fake)
+            lines = metrics.summary_lines(scores)
+        except ValueError as error:  # too few rows
+            scores, lines = {}, [f"not scored: {error}"]
+        write(self.folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+        return lines
 
-def check_run_options(options):
-    for name in ("save_every", "image_size"):
-        if options[name] is not None and options[name] < 1:
-            raise MiniganError(f"{name.replace('_', '-')} is {options[name]}; it must be 1 or more")
+
+def config_text(recipe, options):
+    """What config.json holds: every option, with which the run could be made again."""
+    return json.dumps({"minigan": __version__, "recipe": recipe, **options}, indent=1) + "\n"
 
 
-def new_folder(wish, name):
-    """Make the run's folder: the one asked for, which must not hold a run yet, or runs/<name>, numbered if taken."""
-    if wish:
-        folder = Path(wish)
-        if (folder / "config.json").exists():
-            raise MiniganError(
-                f"{folder} holds a run already; choose another --out, or continue it with --resume {folder}"
-            )
-    else:
-        folder, number = Path("runs", name), 2
-        while (folder / "config.json").exists():
-            folder, number = Path("runs", f"{name}-{number}"), number + 1
+def new_folder(wish, name, files):
+    """Make the run's folder and its first files, {name: text}; or, if that fails, leave nothing behind.
+
+    The folder is the one asked for, which must not hold a run yet, or runs/<name>, numbered if taken.
+    """
+    if wish == "":
+        raise MiniganError("--out '' names no folder; give one, or leave --out away")
+    folder, missing = Path(wish or "runs"), []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "config.json.try", "")
-        (folder / "config.json.try").unlink()
+        if wish and any((folder / file).exists() for file in ("config.json", checkpoint.NAME)):
+            raise MiniganError(f"{folder} holds a run already; choose another --out, or go on with --resume {folder}")
+        for number in itertools.count(1):
+            if not wish:
+                folder = Path("runs", f"{name}-{number}" if number > 1 else name)
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            try:
+                folder.mkdir(parents=True, exist_ok=bool(wish))
+                break
+            except FileExistsError:
+                if wish or not os.path.lexists(folder):
+                    raise
+        for file, text in files.items():
+            write(folder / file, text)
     except OSError as error:
+        for file in files:
+            with contextlib.suppress(OSError):
+                (folder / file).unlink()
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise MiniganError(
             f"the folder {folder} cannot be written ({error.strerror}); choose another with --out"
         ) from error
     return folder
 
 
-def write(path, text):
-    """Write a text file in one move, so that a reader never sees half of it."""
+def write(path, content):
+    """Write a file of text or bytes in one move, so that a reader never sees half of it."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class StopSignal:

@@ -6,6 +6,8 @@ python -m minigan gradcheck
 """
 
 import argparse
+import contextlib
+import csv
 import os
 import sys
 from pathlib import Path
@@ -22,8 +24,17 @@ def main(argv=None):
     try:
         return args.command(args)
     except MiniganError as error:
-        print(f"minigan: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except MemoryError as error:
+        message = f"there is not enough memory ({error}); ask for less at once"
+    except KeyboardInterrupt:
+        print("minigan: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as in 'python -m minigan gradcheck | head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    print("minigan:", message.replace("\n", " "), file=sys.stderr)
+    return 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,50 +78,70 @@ def parser():
 def sample(args):
     """Write n samples of a run to a file, in the format that its name asks for."""
     out = Path(args.out)
-    if out.suffix not in (".png", ".npy", ".csv"):
-        raise MiniganError(f"'{args.out}' does not end in .png, .npy or .csv; give a file name that does")
-    at_least(1, "-n", args.n)
-    at_least(0, "--seed", args.seed)
-    gan, _, note = checkpoint.load(args.run)
+    if out.suffix.lower() not in WRITERS:
+        raise MiniganError(f"'{args.out}' does not end in {', '.join(WRITERS)}; give a file name that does")
+    within(1, 10**9, "-n", args.n)
+    within(0, None, "--seed", args.seed)
+    gan, _, note = checkpoint.load(args.run, backend="numpy")  # the same samples wherever it was trained
     say_damage(note)
     x = gan.sample(args.n, seed=args.seed, average=not args.last)
     temporary = out.with_name(out.name + ".part")
     try:
-        if out.suffix == ".png":
-            draw(args, gan, x, out)
-        elif out.suffix == ".npy":
-            with open(temporary, "wb") as file:
-                np.save(file, x)
-            os.replace(temporary, out)
-        else:
-            names = gan.data.columns or [f"x{i}" for i in range(x.shape[1])]
-            np.savetxt(temporary, x, fmt="%.9g", delimiter=",", header=",".join(names), comments="")
-            os.replace(temporary, out)
+        WRITERS[out.suffix.lower()](temporary, x, gan, args.run)
+        os.replace(temporary, out)
     except OSError as error:
         raise MiniganError(f"{out} cannot be written ({error.strerror}); choose another place with -o") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     print(f"{args.n} samples of {args.run} (step {gan.step}) are in {out}")
     return 0
 
 
-def draw(args, gan, x, out):
+def write_npy(path, x, gan, run):
+    """The numbers as NumPy saves them."""
+    with open(path, "wb") as file:
+        np.save(file, x)
+
+
+def write_csv(path, x, gan, run):
+    """The numbers as text, exact in float32, below the names of the data's columns."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerow(gan.data.columns or [f"x{i}" for i in range(x.shape[1])])
+        np.savetxt(file, x, fmt="%.9g", delimiter=",")
+
+
+def write_png(path, x, gan, run):
     """A picture of the samples. Beside tables and points it shows the real data, so it has to load them."""
     from minigan import plots
 
     data = gan.data
     if not data.image_shape:
-        config = checkpoint.read_config(args.run)
-        data = load(config["data"], config["data_dir"], config["image_size"])
-    plots.samples(out, data, x, gan.probability)
+        data = data_of(run)
+        checkpoint.load(run, data, backend="numpy")  # refuses other data
+    plots.samples(path, data, x, gan.probability)
+
+
+WRITERS = {".png": write_png, ".npy": write_npy, ".csv": write_csv}
+
+
+def data_of(run, data_dir=None):
+    """The data that a run was trained on."""
+    config = checkpoint.read_config(run)
+    return load(config["data"], data_dir or config["data_dir"], config["image_size"])
 
 
 def evaluate(args):
     """Print the measures that fit the run's data."""
-    at_least(0, "--seed", args.seed)
-    config = checkpoint.read_config(args.run)
-    data = load(config["data"], args.data_dir or config["data_dir"], config["image_size"])
-    gan, _, note = checkpoint.load(args.run, data)
+    within(0, None, "--seed", args.seed)
+    data = data_of(args.run, args.data_dir)
+    gan, _, note = checkpoint.load(args.run, data, backend="numpy")
     say_damage(note)
-    scores = metrics.evaluate(data, gan.sample(metrics.how_many(data), args.seed, not args.last), reference=True)
+    fake = gan.sample(metrics.how_many(data), args.seed, not args.last)
+    try:
+        scores = metrics.evaluate(data, fake, reference=True)
+    except ValueError as error:
+        raise MiniganError(f"the run in {args.run} cannot be evaluated: {error}") from error
     print(f"{args.run}, step {gan.step} of {gan.steps}", *metrics.summary_lines(scores), sep="\n")
     return 0
 
@@ -120,17 +151,17 @@ def gradcheck(args):
     from minigan.backend import Backend
     from minigan.gradcheck import print_table, run
 
-    at_least(1, "--networks", args.networks)
-    at_least(0, "--seed", args.seed)
+    within(1, None, "--networks", args.networks)
+    within(0, None, "--seed", args.seed)
     backend = Backend(args.backend)
     print(f"on {backend.device}, {backend.xp.__name__} {backend.xp.__version__}, float64")
     return 0 if print_table(run(args.networks, args.seed, backend)) else 1
 
 
-def at_least(least, name, value):
-    """Raise MiniganError if a number is too small."""
-    if value < least:
-        raise MiniganError(f"{name} is {value}; it must be {least} or more")
+def within(least, most, name, value):
+    """Raise MiniganError if a number is too small or too large."""
+    if value < least or (most and value > most):
+        raise MiniganError(f"{name} is {value}; it must be {least} {f'to {most}' if most else 'or more'}")
 
 
 def say_damage(note):

@@ -4,6 +4,8 @@ Everything that differs between the two is here: which one is used, random numbe
 host and device, and waiting for the device. All other files use ``xp`` and never ask which it is.
 """
 
+from textwrap import shorten
+
 import numpy as np
 
 from minigan.errors import MiniganError
@@ -42,8 +44,13 @@ class Backend:
         """
         if self.xp is np:
             return np.random.Generator(np.random.SFC64(seed))
-        key = int(seed.generate_state(1, np.uint64)[0])
-        return self.xp.random.Generator(self.xp.random.XORWOW(key, size=32768))
+
+        class Generator(self.xp.random.Generator):
+            def random(self, size=None, dtype=np.float64, out=None):
+                """CuPy fills ``out`` with one single number, unless it is told its shape."""
+                return super().random(size if out is None else out.shape, dtype, out)
+
+        return Generator(self.xp.random.XORWOW(seed, size=32768))
 
     def to_device(self, array):
         """A device array with the content of a host array (no copy on the CPU)."""
@@ -60,11 +67,15 @@ class Backend:
 
 
 def _usable_cupy():
-    """(cupy, "") if CuPy and a GPU work, else (None, why not). An installed CuPy may lack a driver."""
+    """(cupy, "") if CuPy and a GPU work, else (None, why not). An installed CuPy may lack a driver or libraries."""
     try:
         import cupy
-    except ImportError:
-        return None, "CuPy is not installed"
-    if not cupy.cuda.is_available():
-        return None, "CuPy finds no GPU or no driver"
+
+        if not cupy.cuda.is_available():
+            return None, "CuPy finds no GPU or no driver"
+        cupy.matmul(cupy.ones((2, 2)), cupy.ones((2, 2)))  # needs the compiler, its headers, and cuBLAS
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return None, "CuPy is not installed"
+        return None, f"CuPy does not work here ({type(error).__name__}: {shorten(str(error), 200)})"
     return cupy, ""

@@ -8,7 +8,6 @@ flushed to the disk and renamed; the checkpoint before the last is kept as ``pre
 import hashlib
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +29,16 @@ def save(folder, gan, extra=None):
     arrays["checksum"] = np.frombuffer(_checksum(arrays), np.uint8)
     path = Path(folder, NAME)
     temporary = path.with_suffix(".npz.part")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        os.replace(path, path.with_name(PREVIOUS))
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(folder, data=None, **changed):
@@ -51,9 +53,10 @@ def load(folder, data=None, **changed):
         try:
             arrays, meta = _read(path)
             break
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            missing = isinstance(error, FileNotFoundError)
-            reasons.append(f"{path} {'does not exist' if missing else f'is damaged ({error})'}")
+        except FileNotFoundError:
+            reasons.append(f"{path} does not exist")
+        except Exception as error:  # a damaged file can fail anywhere in the parsers of NumPy and zipfile
+            reasons.append(f"{path} is damaged ({error})")
     else:
         raise MiniganError(
             f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a finished or stopped run"
@@ -74,11 +77,14 @@ def read_config(folder):
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("not an object")
+            raise ValueError("it is not an object")
+        for name, kinds in (("data", str), ("data_dir", str | None), ("image_size", int | None)):
+            if not isinstance(config.setdefault(name, None), kinds):
+                raise ValueError(f"'{name}' is {config[name]!r}")
         return config
     except FileNotFoundError:
         raise MiniganError(f"{folder} holds no run (there is no config.json); give the folder of a run") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MiniganError(f"{path} cannot be read ({error}); restore it, or start a new run") from error
 
 
@@ -161,9 +167,9 @@ def _generator_state(rng):
 
 
 def _read(path):
-    """(arrays, meta) of a checkpoint file; raises ValueError, OSError, KeyError or BadZipFile if anything is wrong."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    """(arrays, meta) of a checkpoint file; raises an error of whatever kind if anything is wrong."""
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
     checksum = arrays.pop("checksum").tobytes()
     if checksum != _checksum(arrays):
         raise ValueError("its checksum does not match its content")

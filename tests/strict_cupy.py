@@ -1,0 +1,483 @@
+"""A strict stand-in for CuPy 14, on NumPy: code that runs on it uses only what CuPy has, as CuPy has it.
+
+    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+
+It offers the few names that minigan needs, with CuPy's signatures, so anything else is an error. And it refuses
+
+    what CuPy refuses          np.ndarray and device arrays in one operation, np.asarray(device array), where=,
+                               matmul(out=) that is not C-contiguous or of another dtype, size and out that differ
+    what costs time silently   copies that CuPy makes of an argument that overlaps ``out`` or is not contiguous,
+                               iteration over an array, an index that lies on the host
+    what goes wrong silently   random(out=) without a size, which fills ``out`` with one number; a random stream
+                               that depends on the model of the GPU; overlapping copies; ``empty`` memory that is
+                               read before it is written (it holds NaN)
+
+The first kind raises what CuPy raises, the others Refused. ``counts`` counts what a GPU would be asked to do, and
+in a block ``with no_sync():`` every read that makes the host wait raises Refused. ``calls`` keeps how everything was
+called, so that a test can hold it against the signatures of the real package.
+"""
+
+import contextlib
+import functools
+from collections import Counter
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+
+counts = Counter()  # launches, allocations, uploads (host to device), downloads, waits
+calls = set()  # (name, number of positional arguments, names of keywords, dtypes of the arrays among the arguments)
+_waiting_allowed = True
+
+
+class Refused(AssertionError):
+    """Something that CuPy would do, but slowly or wrongly."""
+
+
+@contextlib.contextmanager
+def no_sync():
+    """In this block every wait for the device raises. Yields a Counter that holds the block's counts at its end."""
+    global _waiting_allowed
+    before, done = counts.copy(), Counter()
+    _waiting_allowed = False
+    try:
+        yield done
+    finally:
+        _waiting_allowed = True
+        done.update({name: n for name in counts if (n := counts[name] - before[name])})
+
+
+def _wait(kind):
+    counts[kind] += 1
+    if not _waiting_allowed:
+        raise Refused(f"the host waits for the device: {kind}")
+
+
+def _recorded(function=None, *, name=None):
+    """Keep in ``calls`` how a function was called."""
+    if function is None:
+        return functools.partial(_recorded, name=name)
+    name = name or function.__qualname__
+
+    @functools.wraps(function)
+    def wrapper(*args, **options):
+        dtypes = tuple(a.dtype.char if isinstance(a, ndarray) else None for a in args)
+        calls.add((name, len(args), frozenset(options), dtypes))
+        return function(*args, **options)
+
+    return wrapper
+
+
+# -- Arrays ------------------------------------------------------------------------------------------------
+
+
+def _new(host, launches=1):
+    """A device array that has just been allocated and written by so many kernels."""
+    counts["allocations"] += 1
+    counts["launches"] += launches
+    return ndarray(np.array(host))
+
+
+def _host(value):
+    """The memory of an operand: a device array or a number."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, (bool, int, float, complex, np.generic)):
+        return value
+    raise TypeError(f"Unsupported type {type(value)}")
+
+
+def _same_memory(a, b):
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
+
+
+def _contiguous(a):
+    return a.flags.c_contiguous or a.flags.f_contiguous
+
+
+class ndarray:
+    """An array on the device: an array that NumPy knows nothing about."""
+
+    __slots__ = ("_host",)
+    __array_ufunc__ = None  # NumPy's operators and functions refuse it
+    __hash__ = None
+
+    def __init__(self, host):
+        self._host = host
+
+    def __array__(self, *args, **options):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_function__(self, *args):
+        raise TypeError("A function of NumPy was given a device array.")
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    T = property(lambda self: ndarray(self._host.T))
+
+    def __len__(self):
+        return len(self._host)
+
+    def __iter__(self):
+        raise Refused("iteration over a device array is one small operation for each element")
+
+    # Reading a value waits until the device has computed it.
+
+    def item(self):
+        _wait("downloads")
+        return self._host.item()
+
+    def tolist(self):
+        _wait("downloads")
+        return self._host.tolist()
+
+    def get(self):
+        _wait("downloads")
+        return self._host.copy()
+
+    def __bool__(self):
+        return bool(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __float__(self):
+        return float(self.item())
+
+    def __complex__(self):
+        return complex(self.item())
+
+    def __repr__(self):
+        return repr(self.get())
+
+    def __format__(self, spec):
+        return format(self.get(), spec)
+
+    # Indexing with numbers and slices gives a view; with an integer array on the device, rows.
+
+    def _view(self, key):
+        key = key if isinstance(key, tuple) else (key,)
+        for k in key:
+            if not (k is None or k is Ellipsis or isinstance(k, (slice, int, np.integer)) and not isinstance(k, bool)):
+                raise Refused(f"an index of type {type(k)} makes a copy from the host, or waits for the device")
+        return self._host[key if Ellipsis in key else (*key, Ellipsis)]  # with an Ellipsis, also one element is a view
+
+    def __getitem__(self, key):
+        if isinstance(key, ndarray) and key.dtype.kind in "iu":
+            return take(self, key, axis=0)
+        return ndarray(self._view(key))
+
+    def __setitem__(self, key, value):
+        to = self._view(key)
+        if isinstance(value, np.ndarray):
+            raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        value = _host(value)
+        if isinstance(value, np.ndarray):
+            if _same_memory(to, value):
+                return  # a[i:j] += b ends with a[i:j] = a[i:j], which CuPy notices
+            if np.may_share_memory(to, value):
+                raise Refused("a copy between overlapping parts of an array")
+        counts["launches"] += 1
+        to[...] = value
+
+    @_recorded
+    def fill(self, value):
+        self[...] = value
+
+    @_recorded
+    def copy(self):
+        return _new(self._host)
+
+    @_recorded
+    def astype(self, dtype, copy=True):
+        return self if not copy and self.dtype == dtype else _new(self._host.astype(dtype))
+
+    @_recorded
+    def reshape(self, *shape):
+        host = self._host.reshape(*shape)
+        if self.size and not np.shares_memory(host, self._host):
+            raise Refused("this reshape makes a copy")
+        return ndarray(host)
+
+    @_recorded
+    def sum(self, axis=None, keepdims=False):
+        return _new(self._host.sum(axis, keepdims=keepdims))
+
+    @_recorded
+    def mean(self, axis=None, keepdims=False):
+        return _new(self._host.mean(axis, keepdims=keepdims))
+
+    @_recorded
+    def var(self, axis=None, keepdims=False):
+        return _new(self._host.var(axis, keepdims=keepdims))
+
+    @_recorded
+    def min(self, axis=None, keepdims=False):
+        return _new(self._host.min(axis, keepdims=keepdims))
+
+    @_recorded
+    def max(self, axis=None, keepdims=False):
+        return _new(self._host.max(axis, keepdims=keepdims))
+
+
+# -- Operations --------------------------------------------------------------------------------------------
+
+
+class Ufunc:
+    """One element-wise function: ufunc(*arrays or numbers, out=None)."""
+
+    def __init__(self, name):
+        self.__name__, self.host = name, getattr(np, name)
+
+    def __call__(self, *args, out=None):
+        if len(args) != self.host.nin:
+            raise TypeError(f"Wrong number of arguments for {self.__name__}")
+        dtypes = tuple(a.dtype.char if isinstance(a, ndarray) else None for a in args)
+        calls.add((self.__name__, len(args), frozenset(["out"] if out is not None else []), dtypes))
+        hosts = [_host(a) for a in args]
+        if not any(isinstance(a, ndarray) for a in args):
+            raise Refused(f"{self.__name__} of plain numbers on the device")
+        if out is not None and not isinstance(out, ndarray):
+            raise TypeError("Output arguments type must be cupy.ndarray")
+        with np.errstate(all="ignore"):  # a GPU never warns
+            if out is None:
+                return _new(self.host(*hosts))
+            for a in args:
+                if isinstance(a, ndarray) and a is not out and np.may_share_memory(a._host, out._host):
+                    raise Refused(f"{self.__name__}: CuPy copies an argument first, because it overlaps out")
+            counts["launches"] += 1
+            self.host(*hosts, out=out._host)
+        return out
+
+
+UFUNCS = {
+    name: Ufunc(name)
+    for name in "absolute add cos divide equal exp greater greater_equal less less_equal log log1p logical_or maximum "
+    "minimum multiply negative not_equal power sin sqrt square subtract tanh".split()
+}
+
+
+def _operator(name, reflected=False):
+    ufunc = UFUNCS[name]
+    if reflected:
+        return lambda self, other: ufunc(other, self)
+    return lambda self, other: ufunc(self, other)
+
+
+for _symbol, _name in dict(add="add", sub="subtract", mul="multiply", truediv="divide", pow="power").items():
+    setattr(ndarray, f"__{_symbol}__", _operator(_name))
+    setattr(ndarray, f"__r{_symbol}__", _operator(_name, reflected=True))
+    setattr(ndarray, f"__i{_symbol}__", lambda self, other, ufunc=UFUNCS[_name]: ufunc(self, other, out=self))
+for _symbol, _name in dict(eq="equal", ne="not_equal", lt="less", le="less_equal", gt="greater").items():
+    setattr(ndarray, f"__{_symbol}__", _operator(_name))
+ndarray.__ge__ = _operator("greater_equal")
+ndarray.__neg__ = lambda self: UFUNCS["negative"](self)
+
+
+@_recorded
+def matmul(a, b, out=None):
+    if not (isinstance(a, ndarray) and isinstance(b, ndarray)):
+        raise TypeError("matmul takes device arrays")
+    if not (_contiguous(a._host) and _contiguous(b._host)):
+        raise Refused("matmul: CuPy copies an argument first, because it is not contiguous")
+    result = np.result_type(a.dtype, b.dtype)
+    if out is not None:
+        if not isinstance(out, ndarray):
+            raise TypeError("`out` must be a tuple or `cupy.ndarray`")
+        if out.dtype != result or not out._host.flags.c_contiguous:
+            raise ValueError("Output array must be C-contiguous and of the result's dtype")
+        if any(np.may_share_memory(out._host, x._host) for x in (a, b)):
+            raise Refused("matmul: CuPy writes into another array first, because out overlaps an argument")
+    # cuBLAS has no product of two vectors for CuPy's use: it multiplies them into a new array and sums that.
+    scalar = (a.ndim == 1 or len(a) == 1) and (b.ndim == 1 or b.shape[1] == 1)
+    counts["allocations"] += scalar
+    counts["launches"] += 1 + scalar
+    if out is None:
+        return _new(np.matmul(a._host, b._host), launches=0)
+    np.matmul(a._host, b._host, out=out._host)
+    return out
+
+
+@_recorded
+def take(a, indices, axis=None, out=None):
+    if not isinstance(indices, ndarray):
+        raise Refused("take: indices on the host are copied to the device")
+    if not _contiguous(a._host):
+        raise Refused("take from an array that is not contiguous")
+    host = np.take(a._host, indices._host, axis=axis)
+    if out is None:
+        return _new(host)
+    if out.dtype != a.dtype:
+        raise TypeError("Output dtype mismatch")
+    if out.shape != host.shape:
+        raise ValueError("Output shape mismatch")
+    counts["launches"] += 1
+    out._host[...] = host
+    return out
+
+
+def _hosts(arrays):
+    if not all(isinstance(a, ndarray) for a in arrays):
+        raise TypeError("Only cupy arrays can be concatenated")
+    return [a._host for a in arrays]
+
+
+@_recorded
+def stack(tup, axis=0):
+    return _new(np.stack(_hosts(tup), axis))
+
+
+@_recorded
+def concatenate(tup, axis=0):
+    return _new(np.concatenate(_hosts(tup), axis))
+
+
+@_recorded
+def sort(a, axis=-1):
+    return _new(np.sort(_host(a), axis))
+
+
+# -- Creation and copies -----------------------------------------------------------------------------------
+
+
+@_recorded
+def empty(shape, dtype=float):
+    host = np.empty(shape, dtype)
+    host.fill(np.nan if host.dtype.kind in "fc" else 1)
+    return _new(host, launches=0)
+
+
+@_recorded
+def zeros(shape, dtype=float):
+    return _new(np.zeros(shape, dtype))
+
+
+@_recorded
+def ones(shape, dtype=float):
+    return _new(np.ones(shape, dtype))
+
+
+@_recorded
+def full(shape, fill_value, dtype=None):
+    return _new(np.full(shape, _host(fill_value), dtype))
+
+
+@_recorded
+def empty_like(a):
+    return empty(a.shape, a.dtype)
+
+
+@_recorded
+def zeros_like(a):
+    return zeros(a.shape, a.dtype)
+
+
+@_recorded
+def asarray(a):
+    if isinstance(a, ndarray):
+        return a
+    if not isinstance(a, np.ndarray):
+        raise Refused(f"asarray of {type(a)}")
+    counts["uploads"] += 1
+    return _new(a, launches=0)
+
+
+@_recorded
+def asnumpy(a):
+    if not isinstance(a, ndarray):
+        raise Refused("asnumpy of something that is on the host already")
+    return a.get()
+
+
+# -- Random numbers ----------------------------------------------------------------------------------------
+
+
+class XORWOW:
+    """The stand-in draws from NumPy's SFC64, so that a run on it can be compared with one on NumPy."""
+
+    @_recorded(name="random.XORWOW")
+    def __init__(self, seed=None, *, size=-1):
+        if not isinstance(seed, (int, np.random.SeedSequence)):
+            raise Refused("a random generator needs a seed")
+        if size < 256 or size % 256:
+            raise Refused("without a size, a multiple of 256, the stream depends on the model of the GPU")
+        self.host = np.random.SFC64(seed)
+
+
+class Generator:
+    def __init__(self, bit_generator):
+        if not isinstance(bit_generator, XORWOW):
+            raise TypeError("a bit generator of CuPy's is needed")
+        self.host = np.random.Generator(bit_generator.host)
+
+    def _draw(self, draw, size, dtype, out):
+        dtype = np.dtype(dtype)
+        if dtype.char not in "fd":
+            raise TypeError(f"Unsupported dtype {dtype.name}")
+        if out is None:
+            return _new(draw(size, dtype=dtype))
+        if out.dtype != dtype:
+            raise TypeError("Supplied output array has the wrong type.")
+        if not _contiguous(out._host):
+            raise ValueError("Supplied output array is not contiguous, writable or aligned.")
+        if size is not None and (size if isinstance(size, tuple) else (size,)) != out.shape:
+            raise ValueError("size must match out.shape when used together")
+        counts["launches"] += 1
+        out._host[...] = draw(out.shape, dtype=dtype)
+        return out
+
+    @_recorded(name="random.Generator.standard_normal")
+    def standard_normal(self, size=None, dtype=np.float64, out=None):
+        return self._draw(self.host.standard_normal, size, dtype, out)
+
+    @_recorded(name="random.Generator.random")
+    def random(self, size=None, dtype=np.float64, out=None):
+        if out is not None:
+            if size is None:
+                raise Refused("random(out=) without a size: CuPy draws one number and fills out with it")
+            counts["allocations"] += 1  # it draws into a new array and copies that
+            counts["launches"] += 1
+        return self._draw(self.host.random, size, dtype, out)
+
+    @_recorded(name="random.Generator.integers")
+    def integers(self, low, high=None, size=None):
+        return _new(self.host.integers(low, high, size), launches=2)
+
+
+# -- The module --------------------------------------------------------------------------------------------
+
+FUNCTIONS = (
+    matmul, take, stack, concatenate, sort, empty, zeros, ones, full, empty_like, zeros_like, asarray, asnumpy,
+)  # fmt: skip
+
+
+def module(available=True):
+    """What ``import cupy`` shall give. ``available``: whether there is a GPU."""
+    cupy = ModuleType("cupy")
+    cupy.__version__ = "14-stand-in"
+    cupy.ndarray, cupy.float32, cupy.float64, cupy.abs = ndarray, np.float32, np.float64, UFUNCS["absolute"]
+    vars(cupy).update(UFUNCS)
+    vars(cupy).update({function.__name__: function for function in FUNCTIONS})
+    cupy.random = SimpleNamespace(Generator=Generator, XORWOW=XORWOW)
+    stream = SimpleNamespace(synchronize=lambda: _wait("waits"))
+    cupy.cuda = SimpleNamespace(
+        is_available=lambda: available,
+        runtime=SimpleNamespace(getDeviceProperties=lambda device: {"name": b"strict stand-in"}),
+        get_current_stream=lambda: stream,
+    )
+    return cupy
+
+
+def names():
+    """The dotted name of everything that the stand-in offers."""
+    cupy = module()
+    top = [name for name in vars(cupy) if not name.startswith("__") and name not in ("random", "cuda")]
+    methods = [f"ndarray.{name}" for name in vars(ndarray) if not name.startswith("_")]
+    operators = [f"ndarray.{name}" for name in vars(ndarray) if name.startswith("__") and callable(vars(ndarray)[name])]
+    return [
+        *top, *methods, *operators, "random.XORWOW", "random.Generator.standard_normal", "random.Generator.random",
+        "random.Generator.integers", "cuda.is_available", "cuda.runtime.getDeviceProperties", "cuda.get_current_stream",
+        "cuda.Stream.synchronize",
+    ]  # fmt: skip

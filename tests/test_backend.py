@@ -1,0 +1,549 @@
+"""NumPy or CuPy: which one is chosen, and that everything runs on CuPy's arrays as it does on NumPy's.
+
+Without a GPU the second half runs on a strict stand-in for CuPy (see strict_cupy.py), with one also on the GPU:
+
+    python -m pytest -m gpu
+"""
+
+import inspect
+import io
+import re
+import sys
+import tokenize
+import warnings
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import strict_cupy
+
+from benchmarks import gpu as gpu_benchmark
+from benchmarks.peers import WORKLOADS, disagreement
+from minigan import GAN, MiniganError, checkpoint, gradcheck, load
+from minigan.backend import Backend
+from minigan.batches import Batches
+from minigan.data import from_array
+from minigan.parallel import Ranks
+
+ROOT = Path(__file__).parent.parent
+
+
+# -- The choice --------------------------------------------------------------------------------------------
+
+
+def install(monkeypatch, tmp_path, how):
+    """Make ``import cupy`` find nothing, a package that fails to be imported, or a stand-in that has no GPU,
+    cannot compute, or works."""
+    stand_in = strict_cupy.module(available=how != "no driver")
+    if how == "not installed":
+        stand_in = None
+    if how == "no headers":
+        stand_in.matmul = lambda a, b: exec("raise RuntimeError('Failed to find CUDA headers.\\nPlease')")
+    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    if how == "broken":
+        (tmp_path / "cupy.py").write_text("raise ImportError('libcudart is missing.\\n\\n' + 'Details. ' * 99)\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "cupy")
+
+
+REASONS = {
+    "not installed": "CuPy is not installed",
+    "no driver": "CuPy finds no GPU or no driver",
+    "no headers": "Failed to find CUDA headers. Please",
+    "broken": "ImportError: libcudart is missing. Details.",
+}
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_without_a_gpu_auto_is_numpy_and_says_why(monkeypatch, tmp_path, how):
+    install(monkeypatch, tmp_path, how)
+    backend = Backend("auto")
+    assert backend.name == "numpy" and backend.xp is np
+    assert backend.device.startswith("CPU (no GPU: ") and REASONS[how] in backend.device
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_without_a_gpu_cupy_is_refused_in_one_sentence(monkeypatch, tmp_path, how):
+    install(monkeypatch, tmp_path, how)
+    with pytest.raises(MiniganError) as error:
+        Backend("cupy")
+    message = str(error.value)
+    assert REASONS[how] in message and "use --backend numpy" in message
+    assert "\n" not in message and len(message) < 400
+
+
+def test_a_gpu_that_works_is_used(monkeypatch, tmp_path):
+    install(monkeypatch, tmp_path, "works")
+    for name in ("auto", "cupy"):
+        backend = Backend(name)
+        assert (backend.name, backend.device) == ("cupy", "GPU (strict stand-in)")
+        assert backend.xp is sys.modules["cupy"]
+
+
+def test_numpy_does_not_even_import_cupy(monkeypatch, tmp_path):
+    install(monkeypatch, tmp_path, "broken")
+    backend = Backend("numpy")
+    assert (backend.name, backend.device) == ("numpy", "CPU") and backend.xp is np
+    backend.synchronize()
+    assert "cupy" not in sys.modules
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(MiniganError, match="backend 'torch' does not exist; choose one of auto, numpy, cupy"):
+        Backend("torch")
+
+
+def test_on_numpy_nothing_is_copied():
+    backend, x = Backend("numpy"), np.ones(3)
+    assert backend.to_device(x) is x and backend.to_host(x) is x
+
+
+def test_only_one_file_names_cupy():
+    for path in [*ROOT.glob("minigan/*.py"), ROOT / "train.py"]:
+        words = [
+            token.string.strip("\"'")
+            for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+            if token.type in (tokenize.NAME, tokenize.STRING)
+        ]
+        assert ("cupy" in words) == (path.name == "backend.py"), path
+
+
+# -- The same training on both -----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """A Backend on CuPy: the stand-in, or a GPU if there is one that works."""
+    if request.param == "stand-in":
+        monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    return working_gpu()
+
+
+def working_gpu():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return Backend("cupy")
+        except MiniganError as error:
+            pytest.skip(str(error))
+
+
+class FromHost:
+    """A generator whose numbers are drawn on the host, so that both backends get the same ones."""
+
+    def __init__(self, backend, seed):
+        self.backend, self.rng = backend, np.random.default_rng(seed)
+
+    def standard_normal(self, size=None, dtype=np.float64, out=None):
+        return self._give(self.rng.standard_normal(size if out is None else out.shape, dtype), out)
+
+    def random(self, size=None, dtype=np.float64, out=None):
+        return self._give(self.rng.random(size if out is None else out.shape, dtype), out)
+
+    def integers(self, low, high=None, size=None):
+        return self._give(self.rng.integers(low, high, size), None)
+
+    def _give(self, values, out):
+        values = self.backend.to_device(values)
+        if out is None:
+            return values
+        out[...] = values
+        return out
+
+
+def table():
+    return from_array(np.random.default_rng(0).standard_normal((40, 3)) * [1, 5, 0.1] + 7)
+
+
+def images():
+    return from_array(np.random.default_rng(0).random((40, 3, 3)))
+
+
+EVERY_LAYER = dict(
+    generator="dropout 0.9, 6, relu, maxout 5x3, 5, sigmoid, 5, tanh",
+    discriminator="dropout 0.8, maxout 6x2, 5, leaky_relu 0.2, 5, tanh, 5, sigmoid, dropout 0.5, 4, relu",
+)
+PLAIN = dict(generator="8, relu", discriminator="8, leaky_relu 0.2", r1=0.0)
+CASES = {
+    "plain, ring": (PLAIN, "ring"),
+    "plain, table, k = 3": ({**PLAIN, "k": 3}, table),
+    "R1 and R2 through every layer, table": ({**EVERY_LAYER, "r1": 0.2, "r2": 0.1}, table),
+    "the same, simultaneous": ({**EVERY_LAYER, "r1": 0.2, "r2": 0.1, "update": "simultaneous"}, table),
+    "Adam, uniform z, minimax, images": (
+        {**EVERY_LAYER, "optimizer": "adam", "lr": 1e-3, "prior": "uniform", "loss": "minimax", "output_bias": "data"},
+        images,
+    ),
+    "spherical z, float64, schedules, moons": (
+        {**EVERY_LAYER, "prior": "spherical", "dtype": "float64", "momentum_end": 0.7, "r1_end": 0.0},
+        "moons",
+    ),
+    "no hidden layers, no average, swiss roll": (
+        {"generator": "", "discriminator": "", "average": 0.0, "r1": 0.1},
+        "swiss-roll",
+    ),
+}
+
+
+def build(backend, case, **changed):
+    options, data = CASES[case]
+    options = {"batch_size": 8, "latent_dim": 4, "lr": 0.02, "report_every": 5, "steps": 24, **options, **changed}
+    return GAN(**options, backend=backend).build(load(data) if isinstance(data, str) else data())
+
+
+def same_draws(gan):
+    for seed, purpose in enumerate(("stream", "noise", "dropout")):
+        setattr(gan.rng, purpose, FromHost(gan.backend_used, seed))
+    return gan
+
+
+def host(gan):
+    """Everything that training changes, on the host, as float64."""
+    arrays = {
+        "G": gan.G.theta, "D": gan.D.theta, "average": gan.averaged.flat, "grad_G": gan.grad_G.flat,
+        "grad_D": gan.grad_D.flat, **gan.optimizer_D.state, "x": gan.tape_D.x, "logits": gan.tape_D.out,
+    }  # fmt: skip
+    return {name: gan.backend_used.to_host(array).astype(float) for name, array in arrays.items()}
+
+
+def assert_equal(one, other, tolerance):
+    one, other = host(one), host(other)
+    for name in one:
+        assert one[name] == pytest.approx(other[name], rel=tolerance, abs=tolerance * abs(other[name]).max()), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_from_equal_weights_and_draws_is_equal(device, case):
+    gans = [same_draws(build(backend, case, seed=3)) for backend in ("cupy", "numpy")]
+    assert np.array_equal(*[gan.backend_used.to_host(gan.D.theta) for gan in gans])  # drawn on the host
+    for gan in gans:
+        gan.train_step()
+    assert_equal(*gans, 1e-10 if gans[0].dtype == "float64" else 1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_and_everything_a_person_sees_is_equal(device, case):
+    reports, samples, probabilities = [], [], []
+    for backend in ("cupy", "numpy"):
+        gan = same_draws(build(backend, case, seed=1, dtype="float64"))
+        while gan.step < gan.steps:
+            gan.train_step()
+            if gan.step % gan.report_every == 0 or gan.step == gan.steps:
+                gan.history.append(gan.report())
+        reports += [[v for report in gan.history for v in report.values()]]
+        samples += [gan.sample(7, seed=5), gan.sample(3), gan.sample(7, seed=5, average=False)]
+        probabilities += [gan.probability(gan.data.real_samples(9, seed=1))]
+    assert all(isinstance(array, np.ndarray) for array in samples + probabilities)
+    assert all(type(v) in (int, float) for v in reports[0])
+    assert reports[0] == pytest.approx(reports[1], rel=1e-8, abs=1e-10)
+    assert probabilities[0] == pytest.approx(probabilities[1], rel=1e-8)
+    for ours, theirs in zip(samples[:3], samples[3:], strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_every_gradient_is_right_on_the_device(device):
+    checks = list(gradcheck.run(count=3, seed=2, backend=device))
+    assert len(checks) > 20
+    assert not [f"{c.name}, {c.method}: {c.error:.1e}" for c in checks if not c.passed]
+
+
+def test_random_numbers_are_what_they_should_be(device):
+    xp, rng = device.xp, device.generator(np.random.SeedSequence(7))
+    for out in (xp.empty((400, 50), "float32"), xp.empty((400, 50), "float64")):
+        rng.random(dtype=out.dtype, out=out)
+        uniform = device.to_host(out)
+        assert 0 <= uniform.min() and uniform.max() <= 1 and len(np.unique(uniform)) > 19_000
+        assert uniform.mean() == pytest.approx(1 / 2, abs=0.01) and uniform.var() == pytest.approx(1 / 12, abs=0.002)
+        rng.standard_normal(dtype=out.dtype, out=out)
+        normal = device.to_host(out)
+        assert normal.mean() == pytest.approx(0, abs=0.03) and normal.var() == pytest.approx(1, abs=0.05)
+    which = np.bincount(device.to_host(rng.integers(0, 5, size=10_000)))
+    assert len(which) == 5 and which.min() > 1800
+    streams = [device.to_host(device.generator(np.random.SeedSequence(s)).random(9)) for s in (1, 1, 2)]
+    assert np.array_equal(streams[0], streams[1]) and not np.array_equal(streams[0], streams[2])
+
+
+@pytest.mark.parametrize("there, back", [("cupy", "numpy"), ("numpy", "cupy")])
+@pytest.mark.parametrize("data", ["table", "ring"])
+def test_a_checkpoint_goes_from_one_backend_to_the_other(device, tmp_path, there, back, data):
+    data = table() if data == "table" else load("ring")
+    options = {**EVERY_LAYER, "batch_size": 8, "r1": 0.1, "lr": 0.02, "optimizer": "adam", "report_every": 9}
+    gan = GAN(**options, backend=there).build(data)
+    for _ in range(13):
+        gan.train_step()
+    checkpoint.save(tmp_path, gan)
+    loaded, _, note = checkpoint.load(tmp_path, data, backend=back)
+    assert note == "" and (loaded.step, loaded.backend_used.name) == (13, back)
+    of = [gan, loaded]
+    for name, array in host(gan).items():
+        assert name.startswith(("grad", "x", "logits")) or np.array_equal(array, host(loaded)[name]), name
+    assert gan.optimizer_G.powers == loaded.optimizer_G.powers
+    assert gan.sample(5, seed=2) == pytest.approx(loaded.sample(5, seed=2), rel=1e-4, abs=1e-4)
+    rows = []
+    for g in of:  # the same rows come next
+        out = g.xp.empty((8, data.features), "float32")
+        g.batches.next(out)
+        rows.append(g.backend_used.to_host(out))
+    assert np.array_equal(*rows)
+    for _ in range(7):
+        loaded.train_step()
+    assert loaded.report()["step"] == 20
+
+
+def test_a_checkpoint_goes_on_on_its_own_backend(device, tmp_path):
+    gan = GAN(**PLAIN, batch_size=8, backend="cupy").build(table())
+    for _ in range(5):
+        gan.train_step()
+    checkpoint.save(tmp_path, gan)
+    loaded = checkpoint.load(tmp_path, table())[0]
+    assert loaded.backend_used.name == "cupy"
+    before = device.to_host(loaded.G.theta).copy()
+    loaded.train_step()
+    assert not np.array_equal(before, device.to_host(loaded.G.theta))
+
+
+@pytest.mark.parametrize("name", gpu_benchmark.NAMES)
+def test_the_benchmark_times_the_same_training(device, name):
+    workload = WORKLOADS[name].small()
+    ours = gpu_benchmark.MiniganOn(workload, "cupy")
+    assert disagreement(ours, workload) < 1e-4
+    assert ours.run(2) == 2 and ours.gan.step == 5
+
+
+def test_processes_share_a_step_through_the_host(device):
+    thetas = []
+    for backend in (Backend("numpy"), device):
+        comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a: np.add(a, a, out=a))
+        ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm, backend)
+        gan = same_draws(GAN(ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table()))
+        for _ in range(3):
+            gan.train_step()
+        thetas.append(backend.to_host(gan.D.theta))
+        assert gan.report()["step"] == 3
+    assert np.allclose(*thetas, rtol=1e-4, atol=1e-5)
+
+
+def test_a_short_training_run_learns(device):
+    data = from_array(np.random.default_rng(0).normal([5.0, -300.0], [0.5, 40.0], (2000, 2)))
+    gan = GAN(
+        generator="32, relu", discriminator="32, leaky_relu 0.2", latent_dim=4, steps=700, lr=0.05, backend="cupy"
+    )
+    x = gan.fit(data).sample(2000, seed=0)
+    assert np.allclose(x.mean(0), [5, -300], atol=[0.2, 16])
+    assert np.allclose(x.std(0), [0.5, 40], rtol=0.35)
+
+
+# -- What a step asks of the device ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    return strict_cupy
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_between_reports_nothing_waits_and_nothing_is_copied_but_the_order_of_the_epoch(stand_in, monkeypatch, case):
+    monkeypatch.setattr(Batches, "BLOCK", 3)  # of a stream: a mixture's centres go to the device with each block
+    gan, epochs = build("cupy", case, average=0.9), 0
+    for _ in range(24):
+        order = gan.batches.order
+        with stand_in.no_sync() as done:
+            gan.train_step()
+        begins = gan.batches.order is not order
+        assert done["uploads"] <= begins
+        epochs += begins
+    assert epochs >= 4
+    assert np.isfinite(list(gan.report().values())).all()  # memory of ``empty`` holds NaN until it is written
+
+
+# What one training step of a standard workload asks of the GPU, with every report, average and new epoch left out.
+# (launches, allocations). A launch costs some 5 to 10 µs of the host's time, and on a GPU these steps do little else:
+# the numbers may only fall.
+RING = dict(generator="128, relu, 128, relu", discriminator="128, leaky_relu 0.2, 128, leaky_relu 0.2")
+PAPER = dict(
+    generator="1200, relu, 1200, relu", prior="uniform", update="simultaneous",
+    discriminator="dropout 0.8, maxout 240x5, dropout 0.5, maxout 240x5, dropout 0.5",
+)  # fmt: skip
+LAUNCHES = {
+    "ring": (RING, (101, 1)),
+    "ring, R1": ({**RING, "r1": 0.1}, (124, 1)),
+    "ring, Adam": ({**RING, "optimizer": "adam"}, (117, 1)),
+    "the paper's": (PAPER, (185, 5)),
+}
+
+
+def launches_of_a_step(options):
+    """The most frequent counts of 9 steps."""
+    gan = GAN(**{"r1": 0.0, "batch_size": 8, **options}, backend="cupy").build(table())
+    gan.train_step()
+    steps = []
+    for _ in range(9):
+        with strict_cupy.no_sync() as done:
+            gan.train_step()
+        steps.append((done["launches"], done["allocations"]))
+    return Counter(steps).most_common(1)[0][0]
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_step_launches_no_more_kernels_than_it_did(stand_in, name):
+    options, most = LAUNCHES[name]
+    done = launches_of_a_step(options)
+    assert all(n <= limit for n, limit in zip(done, most, strict=True)), f"(launches, allocations) are {done}"
+
+
+# -- The stand-in itself -----------------------------------------------------------------------------------
+
+
+REFUSED = {
+    "host and device in one operation": lambda xp, a, h: a + h,
+    "and the other way round": lambda xp, a, h: h + a,
+    "in place": lambda xp, a, h: a.__iadd__(h),
+    "in place on the host": lambda xp, a, h: h.__iadd__(a),
+    "a function of the device on the host's array": lambda xp, a, h: xp.exp(h),
+    "a function of NumPy's on the device's array": lambda xp, a, h: np.exp(a),
+    "another function of NumPy's": lambda xp, a, h: np.concatenate([a, a]),
+    "out on the host": lambda xp, a, h: xp.exp(a, out=h),
+    "out on the device": lambda xp, a, h: np.exp(h, out=a),
+    "assignment": lambda xp, a, h: a.__setitem__(..., h),
+    "assignment to the host": lambda xp, a, h: h.__setitem__(..., a),
+    "conversion": lambda xp, a, h: np.asarray(a),
+    "a list": lambda xp, a, h: xp.stack([a, h]),
+    "an index on the host": lambda xp, a, h: a[np.array([0])],
+    "a mask": lambda xp, a, h: a[a > 0],
+    "iteration": lambda xp, a, h: list(a),
+    "where=": lambda xp, a, h: xp.exp(a, out=a, where=True),
+    "mode=": lambda xp, a, h: xp.take(a, a, mode="clip"),
+    "errstate": lambda xp, a, h: xp.errstate,
+    "out of matmul, not contiguous": lambda xp, a, h: xp.matmul(a, a, out=xp.empty((4, 2))[::2]),
+    "out of matmul, of another dtype": lambda xp, a, h: xp.matmul(a, a, out=xp.empty((2, 2), "float32")),
+    "out of matmul, an argument": lambda xp, a, h: xp.matmul(a, a, out=a),
+    "out overlaps an argument": lambda xp, a, h: xp.add(a[:1], 1, out=a[1:]) and xp.add(a[:, :1], 1, out=a[:, 1:]),
+    "random(out=) without a size": lambda xp, a, h: generator(xp).random(out=a),
+    "another size than out's": lambda xp, a, h: generator(xp).standard_normal(3, out=a),
+    "another dtype than out's": lambda xp, a, h: generator(xp).standard_normal(dtype="float32", out=a),
+    "a stream that depends on the GPU": lambda xp, a, h: xp.random.XORWOW(1),
+    "choice": lambda xp, a, h: generator(xp).choice(3),
+    "normal": lambda xp, a, h: generator(xp).normal(),
+    "permutation": lambda xp, a, h: generator(xp).permutation(3),
+}
+
+
+def generator(xp):
+    return xp.random.Generator(xp.random.XORWOW(1, size=256))
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_stand_in_refuses(stand_in, what):
+    xp = sys.modules["cupy"]
+    a, h = xp.ones((2, 2)), np.ones((2, 2))
+    with pytest.raises((TypeError, ValueError, AttributeError, strict_cupy.Refused)):
+        REFUSED[what](xp, a, h)
+
+
+READS = {
+    "float": float,
+    "int": int,
+    "bool": bool,
+    "complex": complex,
+    "repr": repr,
+    "print": lambda a: print(a),
+    "format": "{}".format,
+    "item": lambda a: a.item(),
+    "tolist": lambda a: a.tolist(),
+    "get": lambda a: a.get(),
+    "if": lambda a: 1 if a > 0 else 0,
+    "to_host": lambda a: Backend("cupy").to_host(a),
+    "synchronize": lambda a: Backend("cupy").synchronize(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_the_stand_in_notices_a_read_that_waits(stand_in, read):
+    a = sys.modules["cupy"].ones(())
+    read(a)
+    with stand_in.no_sync(), pytest.raises(stand_in.Refused):
+        read(a)
+
+
+def test_a_step_that_waits_is_found(stand_in):
+    gan = build("cupy", "plain, table, k = 3")
+    gan._record_logits = lambda: float(gan.tape_D.out.mean())
+    with stand_in.no_sync(), pytest.raises(stand_in.Refused):
+        gan.train_step()
+
+
+def test_the_stand_in_has_only_what_the_real_package_has(monkeypatch):
+    """Names, and every call that training, reports, sampling and the gradient check make, against real signatures."""
+    real = real_cupy()
+    for name in strict_cupy.names():
+        resolve(real, name)
+    assert not hasattr(real, "errstate")
+
+    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    strict_cupy.calls.clear()
+    for case in CASES:
+        gan = build("cupy", case)
+        for _ in range(11):
+            gan.train_step()
+        gan.report()
+        gan.sample(3)
+    list(gradcheck.run(count=1, backend=Backend("cupy")))
+    assert len(strict_cupy.calls) > 100
+    for name, n_args, keywords, dtypes in strict_cupy.calls:
+        function = resolve(real, name)
+        if isinstance(function, real.ufunc):
+            assert n_args == function.nin and keywords <= {"out", "dtype", "casting"}, name
+            loops = [loop.split("->")[0] for loop in function.types]
+            fits = [all(d in (None, c) for d, c in zip(dtypes, loop, strict=True)) for loop in loops]
+            assert any(fits), f"{name} {dtypes}"
+        else:
+            signature(function).bind(*[None] * n_args, **dict.fromkeys(keywords))
+
+
+def test_the_real_package_without_a_driver_is_refused():
+    if real_cupy().cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(MiniganError, match="CuPy finds no GPU or no driver"):
+        Backend("cupy")
+
+
+def real_cupy():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("cupy", exc_type=ImportError)
+
+
+def resolve(module, name):
+    name = name.replace("random.XORWOW", "random.XORWOW.__init__")
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def signature(function):
+    """Of a function, or of a method of cupy.ndarray, which has it in the first line of its docstring."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        arguments = re.match(r"\w+\.\w+\((.*)\)", function.__doc__)[1]
+        return inspect.signature(eval(f"lambda {arguments}: None"))
+
+
+# -- On a GPU only -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_memory_stays_constant():
+    pool = working_gpu().xp.get_default_memory_pool()
+    gan = GAN(**EVERY_LAYER, r1=0.1, r2=0.1, prior="spherical", backend="cupy").build(load("digits"))
+    used = []
+    for _ in range(3):
+        for _ in range(500):
+            gan.train_step()
+        gan.report()
+        gan.sample(10)
+        gan.backend_used.synchronize()
+        used.append(pool.total_bytes())
+    assert used[1] == used[2]
