@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import GAN, MiniganError, __version__, checkpoint, load, metrics, recipes
+from minigan import GAN, MiniganError, __version__, checkpoint, load, metrics, parallel, recipes
+from minigan.backend import Backend
 
 # What is not an option of the GAN itself, with its default.
 RUN_OPTIONS = {"data": "digits", "data_dir": None, "image_size": None, "save_every": None, "gif": False}
@@ -211,6 +212,9 @@ def train(args):
     """Everything between the options and the exit code."""
     say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, sep="\n", flush=True))
     run = Run.started(args) if args.resume is None else Run.resumed(args)
+    if run.gan.ranks.rank > 0:
+        say, args.quiet = (lambda *lines: None), True
+    choose_threads(run.gan)
     run.describe(say)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, GAN.report says so
@@ -241,6 +245,7 @@ def carry_out(run, say, quiet):
         while gan.step < gan.steps and not stop.signal:
             gan.train_step()
             bar.update()
+            stop.signal = gan.ranks.any(stop.signal)
             last = gan.step == gan.steps
             if gan.step % gan.report_every == 0 or last:
                 numbers = gan.report()
@@ -264,6 +269,8 @@ def carry_out(run, say, quiet):
 
     if first == gan.steps:  # resumed after the last step, because the pictures are missing
         run.draw_samples()
+    if gan.ranks.rank > 0:
+        return 0
     run.draw_curves()
     if run.gif:
         run.draw_animation()
@@ -275,6 +282,15 @@ def carry_out(run, say, quiet):
         "  " + "  ".join(sorted(file.name for file in run.folder.iterdir())),
     )  # fmt: skip
     return 0
+
+
+def choose_threads(gan, small=1e7):
+    """One thread for NumPy's matrix products if they are small: a second one gains little then, and loses much as
+    soon as the machine has other work. Otherwise all cores, shared among the processes. Environment variables win."""
+    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & set(os.environ):
+        largest = 2 * gan.m * max(p[0].size for net in (gan.G, gan.D) for p in net.params.layers if p)
+        cores = max(1, (os.cpu_count() or 1) // gan.ranks.size)
+        gan.backend_used.set_threads(1 if largest < small else cores)
 
 
 class Run:
@@ -293,7 +309,7 @@ class Run:
     def started(cls, args):
         """A new run: nothing is written before the options and the data have been found good."""
         recipe, options = resolve(args)
-        gan = GAN(**{name: options[name] for name in GAN_OPTIONS})
+        gan = GAN(parallel.connect(Backend("numpy")), **{name: options[name] for name in GAN_OPTIONS})
         data = load(options["data"], options["data_dir"], options["image_size"])
         try:
             gan.build(data)
@@ -306,7 +322,9 @@ class Run:
                 f"{', '.join(f'{flag(name)} {options[name]}' for name in sizes)}; choose smaller ones"
             ) from error
         files = {"config.json": config_text(recipe, options), "metrics.csv": ""}
-        return cls(new_folder(args.out, Path(recipe or data.name).stem, files), recipe, options, gan, data)
+        writes = gan.ranks.rank == 0
+        folder = new_folder(args.out, Path(recipe or data.name).stem, files) if writes else Path(args.out or "runs")
+        return cls(folder, recipe, options, gan, data)
 
     @classmethod
     def resumed(cls, args):
@@ -324,7 +342,7 @@ class Run:
         options = check_run_options({**RUN_OPTIONS, **known, **given})
         data = load(options["data"], options["data_dir"], options["image_size"])
         wanted = {name: options[name] for name in RESUMABLE if name in GAN_OPTIONS and name in options}
-        gan, extra, note = checkpoint.load(folder, data, **wanted)
+        gan, extra, note = checkpoint.load(folder, data, ranks=parallel.connect(Backend("numpy")), **wanted)
         for name, v in gan.options().items():
             if options.get(name, v) != v:
                 raise MiniganError(
@@ -345,6 +363,8 @@ class Run:
 
     def rewind(self):
         """Bring the other files of a resumed run back to the step of its checkpoint."""
+        if self.gan.ranks.rank > 0:
+            return
         write(self.folder / "config.json", config_text(self.recipe, self.options))
         (self.folder / "scores.json").unlink(missing_ok=True)  # written last: without it the run is not finished
         log = self.folder / "metrics.csv"
@@ -371,6 +391,8 @@ class Run:
 
     def log(self, numbers):
         """Append a row to metrics.csv. A file that does not begin with these columns is damaged, and begins anew."""
+        if self.gan.ranks.rank > 0:
+            return
         header = ",".join(numbers) + "\n"
         with open(self.folder / "metrics.csv", "a+", encoding="utf-8") as file:
             file.seek(0)
@@ -381,6 +403,9 @@ class Run:
 
     def save(self):
         """The checkpoint and samples.png."""
+        if self.gan.ranks.rank > 0:
+            self.saved = self.gan.step
+            return
         extra = {}
         if self.frames:
             extra = {
@@ -408,6 +433,8 @@ class Run:
 
     def keep_frame(self):
         """One more frame for the animation."""
+        if self.gan.ranks.rank > 0:
+            return
         from minigan import plots
 
         self.frames.append(self.fixed_samples()[: 49 if self.data.image_shape else 1000])
@@ -518,4 +545,4 @@ class StopSignal:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(parallel.guarded(main))

@@ -1,9 +1,11 @@
 """NumPy or CuPy behind one name, ``xp``. The only file that names CuPy.
 
 Everything that differs between the two is here: which one is used, random numbers, copies between
-host and device, and waiting for the device. All other files use ``xp`` and never ask which it is.
+host and device, and waiting for the device. All other files use ``xp``, and ask which it is
+only where one of the two is faster another way.
 """
 
+import ctypes
 from textwrap import shorten
 
 import numpy as np
@@ -51,6 +53,16 @@ class Backend:
                 return super().random(size if out is None else out.shape, dtype, out)
 
         return Generator(self.xp.random.XORWOW(seed, size=32768))
+
+    def set_threads(self, n):
+        """Tell NumPy's own OpenBLAS to use n threads. With another BLAS nothing happens.
+
+        NumPy has no function for it, and the environment variable counts only before NumPy is imported.
+        """
+        library = ctypes.CDLL(np._core._multiarray_umath.__file__)
+        for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"):
+            if hasattr(library, name):
+                getattr(library, name)(n)
 
     def to_device(self, array):
         """A device array with the content of a host array (no copy on the CPU)."""

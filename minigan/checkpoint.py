@@ -46,7 +46,7 @@ def load(folder, data=None, **changed):
 
     data: the Dataset to go on training with; its content must be what the run was started with. Without it the
     GAN can sample and judge, but not train. ``changed``: options of the GAN that are to differ
-    (steps, backend). Raises MiniganError if there is no readable checkpoint, or other data.
+    (steps, backend), and ``ranks``. Raises MiniganError if there is no readable checkpoint, or other data.
     """
     reasons = []
     for path in (Path(folder, NAME), Path(folder, PREVIOUS)):

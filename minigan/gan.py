@@ -238,8 +238,9 @@ class GAN(Options):
         numbers = {"step": self.step, **numbers, "lr": self.learning_rate(self.lr)}
         if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
             raise Diverged(
-                f"training diverged before step {self.step}: the loss or a weight is not a finite number, most "
-                f"likely because the learning rate is too high (lr {self.lr:g}); try --lr {self.lr / 3:.2g}"
+                f"training diverged before step {self.step}: the loss or a weight is not a finite number, most likely "
+                f"because the learning rate or R1 is too high (lr {self.lr:g}, r1 {self.r1:g}); "
+                f"try --lr {min(self.lr / 3, 0.1):.2g}" + (" --r1 0.1" if self.r1 > 1 else "")
             )
         return numbers
 
@@ -309,6 +310,7 @@ class GAN(Options):
             mean = np.log(mean / (1 - mean))
         bias = [p for p in self.G.params.layers if p][-1][1]
         bias[...] = self.backend_used.to_device(mean.astype(self.dtype))
+
 
 def draw_prior(rng, z, prior, xp=np):
     """Fill z (n, latent_dim) from the prior, in place; every prior has variance 1 in each coordinate.

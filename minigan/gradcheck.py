@@ -168,7 +168,7 @@ def check_penalty(text, seed=0, backend=None, tolerance=1e-6):
         D.forward(x_real, tape, gan.rng.dropout)
         return penalty_value(D, tape, gan.r1)
 
-    value = loss()
+    value = float(loss())
     norms = penalty.add_gradient(tape, gan.r1, grad)
     error = worst_error(grad, central_difference(loss, D.theta), gan.backend_used.to_host)
     error = max(error, relative_error(np.array(float(norms.sum()) / 2), np.array(value)))

@@ -7,6 +7,8 @@ backward pass one all-reduce averages the flat gradient. So all hold equal weigh
 """
 
 import os
+import sys
+import traceback
 
 from minigan.errors import MiniganError
 
@@ -78,6 +80,32 @@ class _Share:
         whole = self.ranks.buffer(out, len(out) * size)
         draw(dtype=dtype, out=whole)
         out.reshape(self.parts, m, -1)[...] = whole.reshape(self.parts, size, m, -1)[:, self.ranks.rank]
+
+
+def guarded(main):
+    """Run main() and return its exit code; if it fails on one of several processes, end them all.
+
+    Without this the others would wait for ever in their next all-reduce.
+    """
+    try:
+        code = main()
+    except BaseException as error:
+        if not isinstance(error, SystemExit) and _connected():
+            traceback.print_exc()
+            _abort(1)
+        raise
+    if code == 2 and _connected():
+        _abort(code)
+    return code
+
+
+def _connected():
+    return launched() > 1 and "mpi4py.MPI" in sys.modules
+
+
+def _abort(code):
+    sys.stderr.flush()
+    sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
 
 
 def launched():

@@ -19,7 +19,9 @@ import numpy as np
 REAL, FAKE, P_G, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#666666"
 DPI = 120
 LOG_2 = math.log(2.0)
-SMALL = 16  # grey images of up to this many pixels a side are drawn smoothed, but not in a GIF: grey ramps make it large
+SMALL = (
+    16  # grey images of up to this many pixels a side are drawn smoothed, but not in a GIF: grey ramps make it large
+)
 # Over the frame, never in it: a legend must not hide data.
 LEGEND = dict(
     loc="lower left",

@@ -23,15 +23,25 @@ def library(name):
 
 
 @pytest.fixture
-def jax64():
+def torch():
+    torch = library("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for networks this small
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def jax():
     jax = library("jax")
+    jax.config.update("jax_disable_most_optimizations", True)  # it compiles in half the time
     with jax.enable_x64(True):
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @by_workload
-def test_pytorch_makes_the_same_steps(workload):
-    library("torch")
+def test_pytorch_makes_the_same_steps(workload, torch):
     contender = peers.TorchEager(workload, "float64")
     assert peers.disagreement(contender, workload, dtype="float64") < 1e-11
     before = contender.theta()
@@ -41,34 +51,30 @@ def test_pytorch_makes_the_same_steps(workload):
 
 
 @by_workload
-def test_pytorch_makes_the_same_steps_in_float32(workload):
-    library("torch")
+def test_pytorch_makes_the_same_steps_in_float32(workload, torch):
     assert peers.disagreement(peers.TorchEager(workload), workload) < 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
 @pytest.mark.parametrize("name", ["ring", "images-512-r1", "paper"])
-def test_pytorch_makes_the_same_steps_as_one_graph(name, monkeypatch):
-    library("torch")
+def test_pytorch_makes_the_same_steps_as_one_graph(name, torch, monkeypatch):
     workload = peers.WORKLOADS[name].small()
     monkeypatch.setattr(peers.TorchCompile, "backend", "aot_eager")  # the same graph, without the C++ compiler
     assert peers.disagreement(peers.TorchCompile(workload, "float64"), workload, dtype="float64") < 1e-11
 
 
 @by_workload
-def test_jax_makes_the_same_steps(workload, jax64):
+def test_jax_makes_the_same_steps(workload, jax):
     assert peers.disagreement(peers.Jax(workload, "float64"), workload, dtype="float64") < 1e-11
 
 
-def test_jax_makes_the_same_steps_in_a_compiled_loop():
-    library("jax")
+def test_jax_makes_the_same_steps_in_a_compiled_loop(jax):
     workload = peers.WORKLOADS["paper"].small()
     assert peers.disagreement(peers.JaxScan(workload), workload) < 1e-4
 
 
 @pytest.mark.parametrize("contender", [peers.Jax, peers.JaxScan])
-def test_jax_draws_for_itself(contender):
-    library("jax")
+def test_jax_draws_for_itself(contender, jax):
     contender = contender(peers.WORKLOADS["paper"].small())
     before = contender.theta()
     assert contender.run(2) >= 2
