@@ -470,8 +470,8 @@ def _evaluate_finite(dataset, fake, rng, reference):
     real = dataset.normalise(dataset.X[order[:MAX_ROWS]])
     scores = {"n": n, **precision_recall_density_coverage(real[:n], fake)}
     if dataset.labels is not None:
-        labels = np.asarray(dataset.labels)
-        n_classes = int(labels.max()) + 1
+        classes, labels = np.unique(dataset.labels, return_inverse=True)
+        n_classes = len(classes)
         target = label_histogram(labels, n_classes)
         found = label_histogram(nearest_labels(fake, real, labels[order[:MAX_ROWS]]), n_classes)
         scores["classes_present"] = int(((found > 0) & (target > 0)).sum())

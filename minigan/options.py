@@ -1,6 +1,5 @@
 """Every option of a GAN: its default, what it means, and which values make sense."""
 
-import math
 from dataclasses import asdict, dataclass
 
 from minigan.backend import BACKENDS
@@ -62,7 +61,7 @@ class Options:
 
 
 def _number(v):
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e30  # False for nan and infinity
 
 
 def _whole(v):

@@ -164,7 +164,7 @@ def _figure(dataset, real, fake, d_values, title, small=False):
     fig = draw(dataset, real, fake, d_values, 0.3 if title else 0.0, small)
     if title:
         w, h = fig.get_size_inches()
-        fig.text(0.1 / w, 1 - 0.07 / h, title, va="top", fontsize=11, color=INK)
+        fig.text(0.1 / w, 1 - 0.07 / h, _plain(title), va="top", fontsize=11, color=INK)
     return fig
 
 
@@ -478,8 +478,13 @@ def _kde(x, grid):
 
 def _names(dataset):
     if dataset.columns is not None:
-        return [str(name) for name in dataset.columns]
+        return [_plain(str(name)) for name in dataset.columns]
     return ["x"] if dataset.features == 1 else [f"$x_{{{i + 1}}}$" for i in range(dataset.features)]
+
+
+def _plain(text):
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _shorten(text, most):

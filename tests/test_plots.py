@@ -284,3 +284,9 @@ def test_the_same_input_gives_the_same_file(tmp_path):
         plots.samples(tmp_path / name, DATASETS["plane"], DATASETS["plane"].real_samples(50, 1), probability)
     first, second = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert first == second and Image.open(io.BytesIO(first)).format == "PNG"
+
+
+def test_dollar_signs_in_names_are_text(tmp_path):
+    dataset = SimpleNamespace(**{**vars(DATASETS["table"]), "columns": ["a $x_$ b", "c$", "d", "e"]})
+    plots.samples(tmp_path / "a.png", dataset, dataset.real_samples(20, 1), title="$_$ of $x^$")
+    assert_picture(tmp_path / "a.png")
