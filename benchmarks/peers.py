@@ -617,4 +617,4 @@ CONTENDERS = {
     "jax-scan": JaxScan,
 }
 NEEDS = {"torch": "torch", "torch-compile": "torch", "jax": "jax", "jax-scan": "jax"}  # what must be installed
-INSTALL = {"torch": "pip install torch==2.13.0", "jax": "pip install jax==0.10.2"}
+INSTALL = {"torch": "torch==2.13.0", "jax": "jax==0.10.2"}  # for pip

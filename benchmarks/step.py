@@ -281,13 +281,12 @@ def main():
             process.join()
             print(workload, *operations.table(results[-1]), "", sep="\n", flush=True)
     else:
-        names = []
-        for name in args.contenders:
-            library = NEEDS.get(name)
-            if library and not importlib.util.find_spec(library):
-                print(f"{CONTENDERS[name].label} is left out: {INSTALL[library]}")
-            else:
-                names.append(name)
+        missing = {library for library in INSTALL if not importlib.util.find_spec(library)}
+        names = [name for name in args.contenders if NEEDS.get(name) not in missing]
+        left_out = [name for name in args.contenders if name not in names]
+        if left_out:
+            needed = sorted({INSTALL[NEEDS[name]] for name in left_out})
+            print(f"{', '.join(CONTENDERS[name].label for name in left_out)} left out; pip install {' '.join(needed)}")
         for workload in args.workloads:
             results.append(compare(workload, names, args))
             if len(results) == 1:

@@ -1,5 +1,9 @@
 """Layers, networks, losses, optimisers: values, shapes, dtypes, and what must not change."""
 
+import contextlib
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -119,21 +123,23 @@ def test_a_leaky_relu_at_zero_takes_the_lower_branch():
     assert net.backward(np.ones((1, 3)), tape).tolist() == [[0.2, 0.2, 1.0]]
 
 
-def test_r1_of_a_network_worked_out_by_hand():
-    """docs/math.md, section 6: one sigmoid unit."""
-    net = MLP(parse_layers("1, sigmoid", 1, 1), dtype=np.float64)
-    (W1, b1), _, (W2, b2) = net.params.layers
-    W1[...], b1[...], W2[...], b2[...] = 2.0, 0.0, 8.0, 1.0
+def test_r1_of_the_examples_worked_out_by_hand_in_the_mathematics():
+    text = (Path(__file__).parents[1] / "docs" / "math.md").read_text(encoding="utf-8")
+    program = text.split("```python")[1].split("```")[0]
+    promised = program.split("# [[4.]] [")[1].split("]")[0]
+    names = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(program, names)
+    assert names["norms"].item() / 2 == 4
+    assert names["grad"].flat.tolist() == [float(number) for number in promised.split()]
+
+    net = network("1, sigmoid", n_in=1, dtype=np.float64)
+    net.theta[...] = 2, np.log(3) - 6, 16, 0
     tape, grad = net.tape(1), net.vector()
-    net.forward(np.array([[0.5 * np.log(3)]]), tape)  # the unit's output is 3/4, φ' = 3/16, φ'' = -3/32
+    net.forward(np.array([[3.0]]), tape)
     norms = losses.GradientPenalty(net, 1).add_gradient(tape, 1.0, grad)
-    gradient = 8 * 3 / 16 * 2  # ∂s/∂x = W2 φ' W1 = 3
-    assert norms.item() == pytest.approx(gradient**2)
-    dW2 = gradient * 3 / 16 * 2
-    da = gradient * 8 * (-3 / 32) * 2  # through φ'
-    dW1 = gradient * 8 * 3 / 16 + da * 0.5 * np.log(3)
-    (gW1, gb1), _, (gW2, _) = grad.layers
-    assert [gW1.item(), gb1.item(), gW2.item()] == pytest.approx([dW1, da, dW2])
+    assert norms.item() / 2 == pytest.approx(18)
+    assert grad.flat == pytest.approx([-36, -18, 2.25, 0])
 
 
 def test_dropout_keeps_the_share_and_the_mean():
