@@ -16,7 +16,7 @@ from PIL import Image
 import minigan.__main__ as cli
 import minigan.gradcheck
 import train
-from minigan import checkpoint
+from minigan import checkpoint, load
 
 ROOT = Path(train.__file__).resolve().parent
 TINY = [
@@ -108,7 +108,7 @@ def test_sample_writes_the_same_numbers_as_npy_and_csv(name, features, runs, cap
 def test_samples_of_a_table_are_in_its_own_units(runs):
     assert main("sample", runs / "table", "-n", 500, "-o", "out.csv") == 0
     header, x = read_csv("out.csv")
-    real = train.load("table.csv").X
+    real = load("table.csv").X
     # after 25 steps G is still near its start, which has mean 0 and about unit size in the network's units
     assert (np.abs(x.mean(0) - real.mean(0)) < 2 * real.std(0)).all()
     assert (x.std(0) > 0.05 * real.std(0)).all() and (x.std(0) < 20 * real.std(0)).all()
@@ -175,7 +175,7 @@ def test_a_picture_beside_other_data_is_refused(runs, capsys):
 
 def test_the_same_samples_on_a_machine_without_the_gpu(runs):
     """A run that asked for CuPy can be sampled and scored where there is none."""
-    gan, extra, _ = checkpoint.load(runs / "images", train.load("images.npy"))
+    gan, extra, _ = checkpoint.load(runs / "images", load("images.npy"))
     gan.backend = "cupy"
     checkpoint.save(runs / "images", gan, extra)
     assert main("sample", runs / "images", "-o", "a.npy") == 0
@@ -229,7 +229,7 @@ def test_evaluate_finds_the_data_in_the_given_folder(runs, monkeypatch):
     config = runs / "digits" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"data": "mnist", "data_dir": "old"}))
     asked = []
-    monkeypatch.setattr(cli, "load", lambda *args: asked.append(args) or train.load("digits"))
+    monkeypatch.setattr(cli, "load", lambda *args: asked.append(args) or load("digits"))
     assert main("evaluate", runs / "digits") == 0
     assert main("evaluate", runs / "digits", "--data-dir", "new") == 0
     assert asked == [("mnist", "old", None), ("mnist", "new", None)]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import train
-from minigan import GAN, checkpoint, metrics, plots, recipes
+from minigan import GAN, checkpoint, load, metrics, plots, recipes, runs
 
 SAMPLES, ANIMATE = plots.samples, plots.animate
 SCRIPT = Path(train.__file__).resolve()
@@ -74,7 +74,7 @@ def leave_out_the_slow_parts(monkeypatch):
 
     for stand_in in (samples, animate, curves):
         monkeypatch.setattr(plots, stand_in.__name__, stand_in)
-    monkeypatch.setattr(train.metrics, "evaluate", lambda data, fake: {"n": len(fake)})
+    monkeypatch.setattr(metrics, "evaluate", lambda data, fake: {"n": len(fake)})
 
 
 def tree(folder):
@@ -184,8 +184,8 @@ def test_a_run_of_every_kind_of_data(data, here, data_folder, monkeypatch, capsy
     config = json.loads((folder / "config.json").read_text())
     assert config["steps"] == 6 and config["generator"] == "8, relu" and config["gif"] is True
     for name, value in config.items():  # the resolved configuration, printed once
-        if name in train.OPTIONS and value is not None:
-            assert len(re.findall(rf"^  {re.escape(train.flag(name))} +{re.escape(str(value))}$", out, re.M)) == 1, name
+        if name in runs.OPTIONS and value is not None:
+            assert len(re.findall(rf"^  {re.escape(runs.flag(name))} +{re.escape(str(value))}$", out, re.M)) == 1, name
     assert f"{features} features" in out and re.search(r"^6 steps in ", out, re.M) and f"{scored}" in out
     assert out.rstrip().splitlines()[-1].split() == sorted(file.name for file in folder.iterdir())
 
@@ -241,14 +241,14 @@ def test_the_same_seed_gives_the_same_run_and_another_a_different_one(fast):
 
 
 def test_pictures_show_the_same_noise_each_time(here):
-    started = train.Run.started(train.parser().parse_args(TINY))
+    started = train.Run.started(*train.resolve(train.parser().parse_args(TINY)))
     first = started.fixed_samples()
     started.gan.sample(5)
     np.testing.assert_array_equal(started.fixed_samples(), first)
 
 
 def test_the_log_has_whole_steps_and_seven_digits(here):
-    started = train.Run.started(train.parser().parse_args([*TINY, "--out", "a"]))
+    started = train.Run.started(*train.resolve(train.parser().parse_args(TINY)), "a")
     for step in (2, 123_456_789):
         started.log({"step": step, "V": -1 / 3})
     assert Path("a/metrics.csv").read_text() == "step,V\n2,-0.3333333\n123456789,-0.3333333\n"
@@ -259,8 +259,8 @@ def test_config_json_reproduces_the_run(fast):
     assert run("--out", "a", *options.split(), "--loss", "minimax", "--output-bias", "data") == 0
     args = []
     for name, value in json.loads((fast / "a" / "config.json").read_text()).items():
-        if name in train.OPTIONS and value not in (None, False):
-            args += [train.flag(name), str(value)]
+        if name in runs.OPTIONS and value not in (None, False):
+            args += [runs.flag(name), str(value)]
     assert bare(*args, "--out", "b", "--quiet", "--recipe", "ring") == 0
     config = json.loads((fast / "b" / "config.json").read_text())
     (fast / "b" / "config.json").write_text((fast / "a" / "config.json").read_text())
@@ -282,14 +282,14 @@ def test_options_override_the_recipe(here):
     ):  # fmt: skip
         _, options = train.resolve(train.parser().parse_args(args))
         assert tuple(options[name] for name in ("data", "lr", "init_G", "k", "seed")) == expected
-        assert options.keys() == train.OPTIONS.keys()
+        assert options.keys() == runs.OPTIONS.keys()
 
 
 def test_every_recipe_is_complete(here):
     """Each can be built, and the recipe of a built-in set is the one that --data chooses."""
     for name in recipes.names():
         recipe, options = train.resolve(train.parser().parse_args(["--recipe", name]))
-        GAN(**{option: options[option] for option in train.GAN_OPTIONS})
+        GAN(**{option: options[option] for option in runs.GAN_OPTIONS})
         if recipe == options["data"]:
             assert train.resolve(train.parser().parse_args(["--data", name])) == (recipe, options)
 
@@ -299,7 +299,7 @@ def test_help(capsys):
     out, err = capsys.readouterr()
     assert err == "" and out.isascii()
     actions = [action for action in train.parser()._actions if action.dest != "help"]
-    assert {action.dest for action in actions} >= train.OPTIONS.keys()
+    assert {action.dest for action in actions} >= runs.OPTIONS.keys()
     for action in actions:
         assert action.option_strings[0] in out and action.help and len(action.help) > 10
     for name in ("--recipe", "--data", "--resume", "--out", "--quiet", "--gif"):
@@ -434,14 +434,14 @@ def test_more_memory_than_there_is(here, monkeypatch, capsys):
     def load(*args):
         raise MemoryError("Unable to allocate 1 EiB")
 
-    monkeypatch.setattr(train, "load", load)
+    monkeypatch.setattr(runs, "load", load)
     assert run() == 2
     one_line(capsys, "not enough memory", "1 EiB")
     assert not list(here.iterdir())
 
 
 def test_ctrl_c_before_the_first_step(here, monkeypatch, capsys):
-    monkeypatch.setattr(train, "load", lambda *args: interrupt(None))
+    monkeypatch.setattr(runs, "load", lambda *args: interrupt(None))
     assert run() == 130
     assert capsys.readouterr().err == "train.py: interrupted\n" and not list(here.iterdir())
 
@@ -820,7 +820,7 @@ def test_a_disk_that_is_full_ends_in_a_sentence_and_loses_nothing(file, fast, da
 
     with monkeypatch.context() as patch:
         if file == "metrics.csv":
-            patch.setattr(train, "open", full_log, raising=False)
+            patch.setattr(runs, "open", full_log, raising=False)
         else:
             patch.setattr(os, "replace", full)
         assert run(*args, "--out", "part") == 2
@@ -855,7 +855,7 @@ def full(*args, **options):
 
 def test_a_full_disk_when_a_run_is_resumed(part, monkeypatch, capsys):
     before = tree(part)
-    for target, name, hint in ((train, "write", "mend that"), (train.Run, "log", "--resume part")):
+    for target, name, hint in ((runs, "write", "mend that"), (train.Run, "log", "--resume part")):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, full)
             assert run_on("part") == 2
@@ -870,7 +870,7 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(here, monkeypatch, capsys
         path.with_name("metrics.csv").touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(train, "write", full)
+    monkeypatch.setattr(runs, "write", full)
     for args, folder in (([], "runs/digits"), (["--out", "b/c"], "b/c")):
         assert run(*args) == 2
         one_line(capsys, folder, "No space left on device", "--out")
@@ -889,4 +889,4 @@ def test_data_too_small_to_be_scored_can_be_trained_on(here, capsys):
     assert "not scored" in capsys.readouterr().out
     assert json.loads((here / "runs" / "few" / "scores.json").read_text()) == {}
     with pytest.raises(ValueError):
-        metrics.evaluate(train.load("few.npy"), np.zeros((4, 9)))
+        metrics.evaluate(load("few.npy"), np.zeros((4, 9)))
