@@ -221,17 +221,18 @@ class GAN(Options):
         xp, n = self.xp, (self.step - 1) % self.report_every + 1
         real, fake = self.record_D[:n, : self.m], self.record_D[:n, self.m :]
         x_real, x_fake = self.tape_D.x[: self.m], self.tape_D.x[self.m :]
-        V = losses.value(real, fake, xp)
-        numbers = {
-            "V": V,
-            "loss_D": -V,
-            "loss_G": losses.generator_loss(self.record_G[:n], self.loss, xp),
-            "D_real": losses.sigmoid(real, xp).mean(),
-            "D_fake": losses.sigmoid(fake, xp).mean(),
-            "spread": x_fake.var(0).mean() ** 0.5,
-            "spread_real": x_real.var(0).mean() ** 0.5,
-            "weights": self.G.theta.sum() + self.D.theta.sum(),
-        }
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that has diverged
+            V = losses.value(real, fake, xp)
+            numbers = {
+                "V": V,
+                "loss_D": -V,
+                "loss_G": losses.generator_loss(self.record_G[:n], self.loss, xp),
+                "D_real": losses.sigmoid(real, xp).mean(),
+                "D_fake": losses.sigmoid(fake, xp).mean(),
+                "spread": x_fake.var(0).mean() ** 0.5,
+                "spread_real": x_real.var(0).mean() ** 0.5,
+                "weights": self.G.theta.sum() + self.D.theta.sum(),
+            }
         values = self.backend_used.to_host(xp.stack(list(numbers.values())))
         self.ranks.average(values)
         numbers = dict(zip(numbers, values.tolist(), strict=True))

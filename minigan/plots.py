@@ -468,8 +468,8 @@ def _kde(x, grid):
         return np.zeros(len(grid))
     dx = grid[1] - grid[0]
     q1, q3 = np.percentile(x, [25, 75])
-    # Two thirds of Silverman's width (0.9), which suits a single bump and would blur the modes of a mixture.
-    width = max(0.6 * min(x.std(), (q3 - q1) / 1.34) * len(x) ** -0.2, dx)
+    # A third of Silverman's width (0.9), which suits a single bump and would blur the modes of a mixture.
+    width = max(0.3 * min(x.std(), (q3 - q1) / 1.34) * len(x) ** -0.2, dx)
     counts, _ = np.histogram(x, np.append(grid - dx / 2, grid[-1] + dx / 2))
     reach = min(math.ceil(4 * width / dx), len(grid) // 2 - 1)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * dx / width) ** 2)

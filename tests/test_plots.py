@@ -128,7 +128,7 @@ def test_what_the_frame_hides_is_counted():
 
 def test_density_estimate_is_a_density():
     grid = np.linspace(-6, 6, 400)
-    estimate = plots._kde(np.random.default_rng(3).standard_normal(20000), grid)
+    estimate = plots._kde(np.random.default_rng(3).standard_normal(100_000), grid)
     assert estimate.sum() * (grid[1] - grid[0]) == pytest.approx(1, abs=1e-3)
     assert np.abs(estimate - normal_density(grid)).max() < 0.02
     half_hidden = plots._kde(np.array([0.0, 100.0]), grid)
