@@ -133,9 +133,9 @@ def parser():
     g.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its last checkpoint")
     g.add_argument(
         "--save-every",
-        type=int,
+        type=whole_or_text,
         metavar="N",
-        help="steps between checkpoints and sample pictures (default: a tenth of --steps)",
+        help="steps between checkpoints and sample pictures, or seconds such as 60s (default: a tenth of --steps)",
     )
     g.add_argument("--report-every", type=int, metavar="N", help="steps between rows of metrics.csv")
     g.add_argument("--gif", action="store_true", default=None, help="also draw training as an animation, training.gif")
@@ -148,6 +148,14 @@ def number_or_name(text):
     """A float if it is one, else the text."""
     try:
         return float(text)
+    except ValueError:
+        return text
+
+
+def whole_or_text(text):
+    """A whole number if it is one, else the text."""
+    try:
+        return int(text)
     except ValueError:
         return text
 
@@ -181,11 +189,11 @@ def train(args):
         run = Run.resumed(args.resume, given_options(args, (*OPTIONS, "recipe", "out")))
     if run.gan.ranks.rank > 0:
         say, args.quiet = (lambda *lines: None), True
-    if run.note:
-        print("train.py:", run.note, file=sys.stderr)
-    choose_threads(run.gan)
-    run.describe(say)
     try:
+        for note in run.notes:
+            print("train.py:", note, file=sys.stderr)
+        choose_threads(run.gan)
+        run.describe(say)
         with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, GAN.report says so
             return carry_out(run, say, args.quiet)
     except BrokenPipeError:
@@ -195,6 +203,8 @@ def train(args):
             f"{error.filename2 or error.filename or run.folder} cannot be written at step {run.gan.step} "
             f"({error.strerror or error}); mend that, then {run.how_to_go_on()}"
         ) from error
+    finally:
+        run.close()
 
 
 def carry_out(run, say, quiet):
@@ -211,10 +221,11 @@ def carry_out(run, say, quiet):
         mininterval=0.2 if sys.stderr.isatty() else 15,
     )
     with bar, stop:
-        while gan.step < gan.steps and not stop.signal:
+        stopped = 0
+        while gan.step < gan.steps and not stopped:
             gan.train_step()
             bar.update()
-            stop.signal = gan.ranks.any(stop.signal)
+            stopped = gan.ranks.any(stop.signal)
             last = gan.step == gan.steps
             if gan.step % gan.report_every == 0 or last:
                 numbers = gan.report()
@@ -224,7 +235,7 @@ def carry_out(run, say, quiet):
                 )
             if run.gif and (gan.step % run.frame_every == 0 or last):
                 run.keep_frame()
-            if gan.step % run.save_every == 0 or last:
+            if run.due() or last:
                 gan.report()  # raises Diverged before a good checkpoint is replaced
                 run.save()
     seconds = time.perf_counter() - began
@@ -234,10 +245,8 @@ def carry_out(run, say, quiet):
                 gan.report()
             run.save()
         say(f"\nStopped at step {gan.step} of {gan.steps}; {run.how_to_go_on()}")
-        return 128 + stop.signal
+        return 128 + stopped
 
-    if first == gan.steps:  # resumed after the last step, because the pictures are missing
-        run.draw_samples()
     if gan.ranks.rank > 0:
         return 0
     run.draw_curves()

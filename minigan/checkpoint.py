@@ -7,38 +7,42 @@ flushed to the disk and renamed; the checkpoint before the last is kept as ``pre
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 
-from minigan import __version__
+from minigan import __version__, files
+from minigan.batches import Batches
 from minigan.data import Dataset
 from minigan.errors import MiniganError
 from minigan.gan import GAN
+from minigan.mlp import parse_layers
 
 NAME, PREVIOUS = "checkpoint.npz", "previous-checkpoint.npz"
 FORMAT = 1
+ALSO = ("order", "shift", "scale")  # arrays of a checkpoint that training does not change in place
+MEMORY, MEMORY_PER_BYTE = 2**30, 1000  # a checkpoint may ask for this much, and as much for each byte of its own
 
 
-def save(folder, gan, extra=None):
-    """Write folder/checkpoint.npz. ``extra``: a dict of further arrays to keep, returned by ``load``."""
+def save(folder, gan, extra=None, keep_previous=True):
+    """Write folder/checkpoint.npz. ``extra``: a dict of further arrays to keep, returned by ``load``.
+
+    keep_previous=False: the checkpoint that is there is damaged, and must not take the place of the one before it.
+    """
     arrays, meta = _state(gan)
     arrays.update({f"extra/{name}": array for name, array in (extra or {}).items()})
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     arrays["checksum"] = np.frombuffer(_checksum(arrays), np.uint8)
     path = Path(folder, NAME)
-    temporary = path.with_suffix(".npz.part")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
+
+    def keep():
+        if keep_previous and path.exists():
             os.replace(path, path.with_name(PREVIOUS))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    with files.replacing(path, before=keep) as file:
+        np.savez(file, **arrays)
 
 
 def load(folder, data=None, **changed):
@@ -46,7 +50,8 @@ def load(folder, data=None, **changed):
 
     data: the Dataset to go on training with; its content must be what the run was started with. Without it the
     GAN can sample and judge, but not train. ``changed``: options of the GAN that are to differ
-    (steps, backend), and ``ranks``. Raises MiniganError if there is no readable checkpoint, or other data.
+    (steps, backend), and ``ranks``. ``gan.saved_on`` is the backend it was saved on: on another one it goes on, but
+    with other random numbers. Raises MiniganError if there is no readable checkpoint, or other data.
     """
     reasons = []
     for path in (Path(folder, NAME), Path(folder, PREVIOUS)):
@@ -55,18 +60,28 @@ def load(folder, data=None, **changed):
             break
         except FileNotFoundError:
             reasons.append(f"{path} does not exist")
+        except OSError as error:
+            reasons.append(f"{path} cannot be read ({error.strerror or error})")
         except Exception as error:  # a damaged file can fail anywhere in the parsers of NumPy and zipfile
             reasons.append(f"{path} is damaged ({error})")
     else:
         raise MiniganError(
             f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a finished or stopped run"
         )
-    if data is not None and data.fingerprint() != meta["data"]["fingerprint"]:
+    try:
+        if data is not None and data.fingerprint() != meta["data"]["fingerprint"]:
+            raise MiniganError(
+                f"the data '{data.name}' is not what the run in {folder} was trained on; restore it, or start a new run"
+            )
+        gan = GAN(**{**meta["options"], **changed})
+        _check_sizes(gan, arrays, meta, data, os.path.getsize(path))
+        _restore(gan, arrays, meta, data)
+    except MiniganError:
+        raise
+    except Exception as error:  # its checksum is right, so somebody made it so
         raise MiniganError(
-            f"the data '{data.name}' is not what the run in {folder} was trained on; restore it, or start a new run"
-        )
-    gan = GAN(**{**meta["options"], **changed})
-    _restore(gan, arrays, meta, data)
+            f"{path} does not make sense ({type(error).__name__}: {error}); start a new run, or restore the file"
+        ) from error
     extra = {name.removeprefix("extra/"): array for name, array in arrays.items() if name.startswith("extra/")}
     return gan, extra, "; ".join(reasons)
 
@@ -75,10 +90,12 @@ def read_config(folder):
     """The options of the run in ``folder``, a dict. Raises MiniganError if there is no readable config.json."""
     path = Path(folder, "config.json")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with files.opened(path) as file:
+            config = json.loads(file.read().decode())
         if not isinstance(config, dict):
             raise ValueError("it is not an object")
-        for name, kinds in (("data", str), ("data_dir", str | None), ("image_size", int | None)):
+        wanted = {"data": str, "data_dir": str | None, "image_size": int | None, "recipe": str | None}
+        for name, kinds in wanted.items():
             if not isinstance(config.setdefault(name, None), kinds):
                 raise ValueError(f"'{name}' is {config[name]!r}")
         return config
@@ -122,6 +139,40 @@ def _state(gan):
     return arrays, meta
 
 
+def _check_sizes(gan, arrays, meta, data, size):
+    """Raise MiniganError, before any memory is taken, if the options ask for what a file of this size cannot be of."""
+    features, m, itemsize = meta["data"]["features"], gan.batch_size // gan.ranks.size, np.dtype(gan.dtype).itemsize
+    asked = 3 * m * gan.report_every
+    for name, layers, passes in (
+        ("theta_G", parse_layers(gan.generator, gan.latent_dim, features), 1),
+        ("theta_D", parse_layers(gan.discriminator, features, 1), 3),
+    ):
+        n = sum(math.prod(shape) for layer in layers for shape in layer.shapes)
+        if arrays[name].shape != (n,):
+            _refuse(name, arrays[name], gan.dtype, (n,))
+        asked += passes * m * sum(layer.n_out for layer in layers)
+    for name in ("shift", "scale"):
+        if arrays[name].shape != (features,):
+            _refuse(name, arrays[name], "float32", (features,))
+    if asked * itemsize > MEMORY + MEMORY_PER_BYTE * size:
+        raise MiniganError(
+            f"a checkpoint of {size} bytes asks for {asked * itemsize} bytes of memory (batch size {m}, report-every "
+            f"{gan.report_every}); start a new run"
+        )
+    shape = meta["data"]["image_shape"]
+    if shape is not None and (math.prod(shape) != features or len(shape) not in (2, 3)):
+        raise ValueError(f"images of shape {shape} do not have {features} pixels")
+    order, position = arrays["order"], meta["position"]
+    if data is not None and order.shape != (0,):
+        stream = gan.batch_size * Batches.BLOCK, features
+        whole = (stream, np.dtype(gan.dtype)) if data.X is None else ((len(data.X),), np.dtype(np.int64))
+        if (order.shape, order.dtype) != whole:
+            _refuse("order", order, *whole[::-1])
+    for name, number, most in (("position", position, len(order)), ("step", meta["step"], math.inf)):
+        if type(number) is not int or not 0 <= number <= most:
+            raise ValueError(f"{name} is {number!r}")
+
+
 def _restore(gan, arrays, meta, data):
     about = meta["data"]
     trained_on = data or Dataset(
@@ -130,10 +181,15 @@ def _restore(gan, arrays, meta, data):
         shift=arrays["shift"], scale=arrays["scale"],
     )  # fmt: skip
     gan.build(trained_on, start=False)
-    gan.step = meta["step"]
-    for name, out in _live_arrays(gan).items():
+    gan.step, gan.saved_on = meta["step"], meta["backend"]
+    live = _live_arrays(gan)
+    unknown = [name for name in arrays if not (name in live or name in ALSO or name.startswith("extra/"))]
+    if unknown:
+        raise ValueError(f"it holds {', '.join(unknown)}")
+    for name, out in live.items():
         _copy(arrays, name, out, gan.backend_used)
-    gan.optimizer_G.powers, gan.optimizer_D.powers = meta["powers"]
+    for optimizer, powers in zip((gan.optimizer_G, gan.optimizer_D), meta["powers"], strict=True):
+        optimizer.powers = [float(power) for power, _ in zip(powers, optimizer.powers, strict=True)]
     gan.batches.restore(arrays["order"], meta["position"])
     for name, rng in vars(gan.rng).items():
         state = meta["random"][name]
@@ -150,11 +206,15 @@ def _copy(arrays, name, out, backend):
     """Fill ``out`` with the array of that name, if it has its shape and dtype."""
     value = arrays[name]
     if value.shape != out.shape or value.dtype != out.dtype:
-        raise MiniganError(
-            f"the checkpoint's '{name}' is {value.dtype}{value.shape} and the networks need {out.dtype}{out.shape}; "
-            "it belongs to another run"
-        )
+        _refuse(name, value, out.dtype, out.shape)
     out[...] = backend.to_device(value)
+
+
+def _refuse(name, value, dtype, shape):
+    raise MiniganError(
+        f"the checkpoint's '{name}' is {value.dtype}{value.shape} and the networks need {dtype}{shape}; "
+        "it belongs to another run"
+    )
 
 
 def _generator_state(rng):
@@ -168,8 +228,7 @@ def _generator_state(rng):
 
 def _read(path):
     """(arrays, meta) of a checkpoint file; raises an error of whatever kind if anything is wrong."""
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = files.read_archive(path, most=math.inf)
     checksum = arrays.pop("checksum").tobytes()
     if checksum != _checksum(arrays):
         raise ValueError("its checksum does not match its content")

@@ -1,4 +1,4 @@
-"""File formats: IDX (MNIST), .npy, .npz, .csv and folders of images, read with suspicion.
+"""Files: IDX (MNIST), .npy, .npz, .csv and folders of images, read with suspicion; any file, written in one move.
 
 A file may be truncated, damaged or hostile. Every reader therefore compares the size that a header declares
 with the size that is there before it takes memory, never unpickles, and turns each failure into a
@@ -8,9 +8,13 @@ arrays as the file holds them; data.py gives them meaning.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import math
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from .errors import MiniganError
 
 MAX_BYTES = 4 * 2**30  # no single array read here may be larger
 DEFLATE_RATIO = 1032  # the most that zlib's format can compress: more is a lie in the header
+BOMB_BYTES, BOMB_RATIO = 64 * 2**20, 100  # what is larger when decompressed, and by more than this, is a bomb
 MAX_DOWNLOAD = 64 * 2**20  # bytes; the largest published file has 26 MB
 TIMEOUT = 20  # seconds without an answer before the next mirror is tried
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -54,6 +59,96 @@ CONTENT = {
 }
 
 
+# ----------------------------------------------------------------------------- any file, safely
+def opened(path):
+    """A file open for reading its bytes. A pipe or a device, which might never end, is refused."""
+    f = open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        f.close()
+        raise MiniganError(f"{path} is not a file: give one")
+    return f
+
+
+@contextlib.contextmanager
+def replacing(path, before=lambda: None):
+    """A new file to write to, which takes the place of ``path`` when all of it is on the disk.
+
+    A reader, or a crash at any moment, finds the old file or the new one, never a part. ``before`` is called
+    when the new file is complete. After an error nothing has changed.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.unlink(missing_ok=True)  # left by a crash; and "x" never follows a link out of the folder
+        with open(temporary, "xb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        before()
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write(path, content):
+    """Write a file of text or bytes in one move."""
+    with replacing(path) as f:
+        f.write(content if isinstance(content, bytes) else content.encode())
+
+
+def sync_folder(folder):
+    """Have the names in a folder on the disk, as fsync has a file's content. Not every system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def lock(folder):
+    """Keep other processes out of a folder; returns a function that lets them in again.
+
+    The system itself lets go when this process ends, in whatever way. The folder is locked, or, where the
+    system cannot lock folders (Windows, some network file systems), a file .lock in it; where it cannot lock at
+    all there is no protection. Raises MiniganError if another process has the lock.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        take = lambda f: flock(f, LOCK_EX | LOCK_NB)
+    except ImportError:
+        import msvcrt
+
+        take = lambda f: msvcrt.locking(f, msvcrt.LK_NBLCK, 1)
+    for place, flags in ((Path(folder), os.O_RDONLY), (Path(folder, ".lock"), os.O_RDWR | os.O_CREAT)):
+        try:
+            f = os.open(place, flags)
+        except OSError:
+            continue
+        try:
+            take(f)
+            return lambda f=f: os.close(f)
+        except OSError as err:
+            os.close(f)
+            if err.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise MiniganError(f"{folder} is in use by another run: wait for it, or choose another folder") from err
+    return lambda: None
+
+
+def _check_size(declared, stored, where, most=MAX_BYTES):
+    """Raise MiniganError if so many bytes are too many, or a bomb, coming from so many compressed ones."""
+    ratio = declared / max(stored, 1)
+    if declared > most or ratio > DEFLATE_RATIO + 1 or (declared > BOMB_BYTES and ratio > BOMB_RATIO):
+        raise MiniganError(
+            f"{where} would take {declared} bytes, {ratio:.0f} times its compressed size (limit {most}, or "
+            f"{BOMB_BYTES} and {BOMB_RATIO} times): save it uncompressed, or less of it"
+        )
+
+
 # ------------------------------------------------------------------------------ IDX, MNIST's format
 def read_idx(path, sha256: str | None = None) -> np.ndarray:
     """An IDX file of unsigned bytes, plain or gzip-compressed -> uint8 array of the declared shape.
@@ -69,7 +164,7 @@ def read_idx(path, sha256: str | None = None) -> np.ndarray:
     path = Path(path)
     size = path.stat().st_size
     try:
-        with open(path, "rb") as plain:
+        with opened(path) as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
             f = gzip.GzipFile(fileobj=plain) if zipped else plain
@@ -88,6 +183,8 @@ def read_idx(path, sha256: str | None = None) -> np.ndarray:
                     f"{path} declares shape {shape} but has only {size} bytes: it is "
                     "truncated or damaged, so fetch it again"
                 )
+            if zipped:
+                _check_size(declared, size, path)
             # One byte more than declared: reaching the end makes gzip verify its checksum, and no more than
             # that is ever decompressed.
             raw = header + f.read(declared - len(header) + 1)
@@ -190,21 +287,26 @@ def _fetch(url, path):
 
 
 # ---------------------------------------------------------------------------------- NumPy's formats
-def _read_array(f, size, where):
+def _read_array(f, size, where, most=MAX_BYTES):
     """One array in .npy format from the open file f of `size` bytes, its declared size checked first."""
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    formats = {  # length of the header's own length, reader; version 3 is only for tables with field names
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
+    }
     try:
-        version = np.lib.format.read_magic(f)
-        shape, fortran_order, dtype = headers[version](f)  # version 3 is only for tables with field names
+        width, read_header = formats[np.lib.format.read_magic(f)]
+        length = f.read(width)
+        header = f.read(min(int.from_bytes(length, "little"), 2**16))
+        shape, fortran_order, dtype = read_header(io.BytesIO(length + header))
         if dtype.hasobject:
             raise MiniganError(
                 f"{where} holds Python objects, which would have to be unpickled: save numbers, X.astype(np.float32)"
             )
         declared, there = math.prod(shape) * dtype.itemsize, size - f.tell()
-        if declared != there or declared > MAX_BYTES:
+        if declared != there or declared > most:
             raise MiniganError(
                 f"{where} declares {declared} bytes, shape {shape} of {dtype}, and holds "
-                f"{there} (at most {MAX_BYTES} are read): it is truncated, damaged or too "
+                f"{there} (at most {most} are read): it is truncated, damaged or too "
                 "large, so save it again"
             )
         data = np.frombuffer(f.read(declared), dtype, math.prod(shape))
@@ -217,8 +319,40 @@ def _read_array(f, size, where):
 
 def read_npy(path) -> np.ndarray:
     """The array in a .npy file, never unpickled. Raises MiniganError if it is damaged or holds objects."""
-    with open(path, "rb") as f:
+    with opened(path) as f:
         return _read_array(f, os.fstat(f.fileno()).st_size, path)
+
+
+def read_archive(path, choose=tuple, most=MAX_BYTES) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name, never unpickled: those whose names choose(all the names) returns.
+
+    most: bytes that they may take in all. Nothing is written to the disk, whatever the names. Raises MiniganError
+    if the archive is damaged or a zip bomb, or holds objects; OSError if there is no such file.
+    """
+    import zipfile
+
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+                if len(members) != len(archive.infolist()):
+                    raise MiniganError(f"{path} holds two arrays of one name: save it again")
+                chosen = {name: members[name] for name in choose(members)}
+                _check_size(sum(m.file_size for m in chosen.values()), size, f"{path}: {', '.join(chosen)}", most)
+                if sum(m.compress_size for m in chosen.values()) > size:
+                    raise MiniganError(f"{path} declares members that are larger than itself: save it again")
+                arrays = {}
+                for name, info in chosen.items():
+                    where = f"{path}: array {name}"
+                    _check_size(info.file_size, info.compress_size, where, most)
+                    with archive.open(info) as f:
+                        arrays[name] = _read_array(f, info.file_size, where, most)
+                return arrays
+        except MiniganError:
+            raise
+        except Exception as err:  # zipfile raises half a dozen kinds for a damaged archive
+            raise MiniganError(f"{path} cannot be read ({err}): write it again with np.savez") from err
 
 
 def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -228,37 +362,18 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
     or labels, if it holds one integer a row, else None. Raises MiniganError if the archive is damaged, a
     zip bomb or ambiguous, or holds objects.
     """
-    import zipfile
 
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            label_key = next((k for k in ("y", "labels") if k in members), None)
-            keys = [k for k in ("X", "x", "images", "data") if k in members][:1]
-            keys = keys or [k for k in members if k != label_key]
-            if len(keys) != 1:
-                raise MiniganError(
-                    f"{path} holds the arrays {', '.join(members) or '(none)'}: name the one "
-                    "to train on X, x, images or data"
-                )
+    def choose(names):
+        label_key = next((k for k in ("y", "labels") if k in names), None)
+        keys = [k for k in ("X", "x", "images", "data") if k in names][:1]
+        keys = keys or [k for k in names if k != label_key]
+        if len(keys) != 1:
+            raise MiniganError(
+                f"{path} holds the arrays {', '.join(names) or '(none)'}: name the one to train on X, x, images or data"
+            )
+        return keys + [label_key] * (label_key is not None)
 
-            def read(key):
-                info = members[key]
-                ratio = info.file_size / max(info.compress_size, 1)
-                if info.file_size > MAX_BYTES or (ratio > 1000 and info.file_size > 100e6):
-                    raise MiniganError(
-                        f"{path}: array {key} would take {info.file_size} bytes, {ratio:.0f} "
-                        f"times its compressed size (limit {MAX_BYTES}): save fewer rows"
-                    )
-                with archive.open(info) as f:
-                    return _read_array(f, info.file_size, f"{path}: array {key}")
-
-            X = read(keys[0])
-            labels = read(label_key) if label_key else None
-    except MiniganError:
-        raise
-    except Exception as err:  # zipfile raises half a dozen kinds for a damaged archive
-        raise MiniganError(f"{path} cannot be read ({err}): write it again with np.savez") from err
+    X, labels = (*read_archive(path, choose).values(), None)[:2]
     fits = labels is not None and labels.dtype.kind in "biu" and labels.shape == X.shape[:1]
     return X, labels if fits else None  # else: targets of a regression, one-hot rows
 
@@ -284,7 +399,7 @@ def read_csv(path) -> tuple[np.ndarray, list[str] | None]:
     columns, width, first = None, None, 0
     values = array("d")  # 8 bytes a number, where a list of Python floats takes 32
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
+        with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as f:
             line = next((line for line in f if line.strip()), "")
             f.seek(0)
             rows = csv.reader(f, delimiter=next((d for d in "\t;" if d in line), ","))

@@ -9,17 +9,22 @@ curves.png, training.gif, scores.json    at the end; without scores.json a run i
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
+import math
 import os
+import re
 import shlex
 import time
 from pathlib import Path
 
 import numpy as np
 
-from minigan import GAN, MiniganError, __version__, checkpoint, load, metrics, parallel
+from minigan import GAN, MiniganError, __version__, checkpoint, files, load, metrics, parallel
 from minigan.backend import Backend
+from minigan.files import write
+from minigan.options import Options
 
 # What is not an option of the GAN itself, with its default.
 RUN_OPTIONS = {"data": "digits", "data_dir": None, "image_size": None, "save_every": None, "gif": False}
@@ -40,7 +45,7 @@ def check_run_options(options):
         ("data", lambda v: isinstance(v, str), "the name or the path of data"),
         ("data_dir", lambda v: v is None or isinstance(v, str), "the path of a folder"),
         ("image_size", lambda v: v is None or (type(v) is int and v >= 1), "a whole number, 1 or more"),
-        ("save_every", lambda v: v is None or (type(v) is int and v >= 1), "a whole number, 1 or more"),
+        ("save_every", fits_save_every, "a whole number of steps, 1 or more, or seconds such as '60s'"),
         ("gif", lambda v: isinstance(v, bool), "true or false"),
     ):
         if not fits(options[name]):
@@ -52,14 +57,24 @@ def check_run_options(options):
     return options
 
 
-class Run:
-    """A run's folder and what goes into it."""
+def fits_save_every(v):
+    """Whether v is None, a number of steps, or seconds as a text such as "60s" or "0.5s"."""
+    if isinstance(v, str):
+        return re.fullmatch(r"\d{1,9}(\.\d{1,9})?s", v, re.ASCII) is not None and float(v[:-1]) > 0
+    return v is None or (type(v) is int and v >= 1)
 
-    def __init__(self, folder, recipe, options, gan, data):
+
+class Run:
+    """A run's folder and what goes into it. No other process can use the folder until ``close``."""
+
+    def __init__(self, folder, recipe, options, gan, data, unlock):
         self.folder, self.recipe, self.options, self.gan, self.data = folder, recipe, options, gan, data
         self.start = time.perf_counter()
         self.saved = None  # the step of the last checkpoint
-        self.note = ""  # what a person should know about the way it was resumed
+        self.saved_at = time.monotonic()  # a clock that nobody sets
+        self.notes = []  # what a person should know about the way it was resumed
+        self.keep_previous = True  # at the next save
+        self.close = unlock
         self.gif = options["gif"]
         self.save_every = options["save_every"] or max(1, gan.steps // 10)
         self.frame_every = max(1, gan.steps // 60)
@@ -80,10 +95,11 @@ class Run:
                 f"arrays of these sizes cannot be made ({error}): "
                 f"{', '.join(f'{flag(name)} {options[name]}' for name in sizes)}; choose smaller ones"
             ) from error
-        files = {"config.json": config_text(recipe, options), "metrics.csv": ""}
-        writes = gan.ranks.rank == 0
-        folder = new_folder(out, Path(recipe or data.name).stem, files) if writes else Path(out or "runs")
-        return cls(folder, recipe, options, gan, data)
+        folder, unlock = Path(out or "runs"), lambda: None
+        if gan.ranks.rank == 0:
+            first = {"config.json": config_text(recipe, options), "metrics.csv": ""}
+            folder, unlock = new_folder(out, Path(recipe or data.name).stem, first)
+        return cls(folder, recipe, options, gan, data, unlock)
 
     @classmethod
     def resumed(cls, folder, given):
@@ -99,36 +115,61 @@ class Run:
                 "without --resume"
             )
         options = check_run_options({**RUN_OPTIONS, **known, **given})
+        ranks = parallel.connect(Backend("numpy"))
+        unlock = files.lock(folder) if ranks.rank == 0 else lambda: None
+        try:
+            return cls._resumed(folder, config["recipe"], options, given, ranks, unlock)
+        except BaseException:
+            unlock()
+            raise
+
+    @classmethod
+    def _resumed(cls, folder, recipe, options, given, ranks, unlock):
         data = load(options["data"], options["data_dir"], options["image_size"])
-        wanted = {name: options[name] for name in RESUMABLE if name in GAN_OPTIONS and name in options}
-        gan, extra, note = checkpoint.load(folder, data, ranks=parallel.connect(Backend("numpy")), **wanted)
+        changed = {name: v for name, v in given.items() if name in RESUMABLE and name in GAN_OPTIONS}
+        gan, extra, damage = checkpoint.load(folder, data, ranks=ranks, **changed)
+        notes = [f"{damage}; going on from the checkpoint before it"] if damage else []
+        if gan.saved_on != gan.backend_used.name:
+            notes.append(
+                f"saved on {gan.saved_on}, going on with {gan.backend_used.name}: from here on not bit for bit"
+            )
         for name, v in gan.options().items():
-            if options.get(name, v) != v:
-                raise MiniganError(
-                    f"{folder / 'config.json'} has {name} {options[name]!r} and the checkpoint {v!r}; restore the file"
-                )
+            if options.get(name, v) == v:
+                continue
+            difference = f"{folder / 'config.json'} has {name} {options[name]!r} and the checkpoint {v!r}"
+            if name not in RESUMABLE:
+                raise MiniganError(f"{difference}; restore the file")
+            Options(**{**gan.options(), name: options[name]}).check()
+            notes.append(f"{difference}; going on with the latter")
         options = {name: {**options, **gan.options()}[name] for name in OPTIONS}
         if gan.step > gan.steps or (gan.step == gan.steps and (folder / "scores.json").exists()):
             raise MiniganError(f"the run in {folder} has done {gan.step} of {gan.steps} steps; give more --steps")
-        run = cls(folder, config.get("recipe"), options, gan, data)
-        run.saved, run.note = gan.step, note and f"{note}; going on from the checkpoint before it"
-        if "frames" in extra:
+        run = cls(folder, recipe, options, gan, data, unlock)
+        run.saved, run.notes, run.keep_previous = gan.step, notes, not damage
+        if {"frames", "frame_steps", "frame_surfaces"} <= extra.keys():
             run.frames, run.frame_steps = list(extra["frames"]), extra["frame_steps"].tolist()
             run.frame_surfaces = list(extra["frame_surfaces"])
-        run.rewind()
+        if ranks.rank == 0:
+            if changed:  # the checkpoint knows the options that count
+                run.save_checkpoint()
+            run.rewind()
         return run
 
     def rewind(self):
         """Bring the other files of a resumed run back to the step of its checkpoint."""
-        if self.gan.ranks.rank > 0:
-            return
+        step, samples = self.gan.step, self.folder / "samples"
+        if samples.is_symlink():
+            raise MiniganError(f"{samples} is a link that leads out of the run's folder; remove it")
         write(self.folder / "config.json", config_text(self.recipe, self.options))
         (self.folder / "scores.json").unlink(missing_ok=True)  # written last: without it the run is not finished
-        log = self.folder / "metrics.csv"
-        rows = [row.split(",") for row in log.read_text("utf-8", "replace").splitlines()] if log.exists() else []
-        whole = [row for row in rows[1:] if len(row) == len(rows[0]) and row[0].isdigit()]
-        kept = rows[:1] + [row for row in whole if int(row[0]) <= self.gan.step]
-        write(log, "".join(",".join(row) + "\n" for row in kept))
+        write(self.folder / "metrics.csv", "".join(rows_until(step, self.folder / "metrics.csv")))
+        for left in (*self.folder.glob(".*.tmp"), *self.folder.glob("*.part"), *samples.glob("*.part")):  # by a crash
+            left.unlink()
+        later = [picture for picture in samples.glob("*.png") if picture.stem.isdecimal() and int(picture.stem) > step]
+        for picture in later:
+            picture.unlink()
+        if not ((self.folder / "samples.png").exists() and self.picture().exists()):
+            self.draw_samples()
 
     def how_to_go_on(self):
         """What to do after a stop."""
@@ -158,11 +199,21 @@ class Run:
                 file.write(header)
             file.write(",".join(f"{v:.7g}" if isinstance(v, float) else str(v) for v in numbers.values()) + "\n")
 
+    def due(self):
+        """Whether it is time for a checkpoint: every so many steps, or so many seconds after the last one."""
+        if isinstance(self.save_every, str):
+            return self.gan.ranks.any(time.monotonic() - self.saved_at >= float(self.save_every[:-1]))
+        return self.gan.step % self.save_every == 0
+
     def save(self):
         """The checkpoint and samples.png."""
-        if self.gan.ranks.rank > 0:
-            self.saved = self.gan.step
-            return
+        if self.gan.ranks.rank == 0:
+            self.save_checkpoint()
+            self.draw_samples()
+        self.saved, self.saved_at = self.gan.step, time.monotonic()
+
+    def save_checkpoint(self):
+        """checkpoint.npz. When it is on the disk, so are the rows of metrics.csv up to its step."""
         extra = {}
         if self.frames:
             extra = {
@@ -170,9 +221,10 @@ class Run:
                 "frame_steps": self.frame_steps,
                 "frame_surfaces": self.frame_surfaces,
             }
-        checkpoint.save(self.folder, self.gan, extra)
-        self.saved = self.gan.step
-        self.draw_samples()
+        with open(self.folder / "metrics.csv", "ab") as log:
+            os.fsync(log.fileno())
+        checkpoint.save(self.folder, self.gan, extra, self.keep_previous)
+        self.keep_previous = True
 
     def draw_samples(self):
         """samples.png, from the same z each time; every picture is kept in samples/."""
@@ -181,8 +233,12 @@ class Run:
         fake = self.fixed_samples()
         path = self.folder / "samples.png"
         plots.samples(path, self.data, fake, self.gan.probability, title=f"{self.data.name}, step {self.gan.step:,}")
-        (self.folder / "samples").mkdir(exist_ok=True)
-        write(self.folder / "samples" / f"{self.gan.step:08d}.png", path.read_bytes())
+        self.picture().parent.mkdir(exist_ok=True)
+        write(self.picture(), path.read_bytes())
+
+    def picture(self):
+        """Where samples.png of this step is kept."""
+        return self.folder / "samples" / f"{self.gan.step:08d}.png"
 
     def fixed_samples(self):
         """Samples from the same z whenever it is called."""
@@ -215,7 +271,10 @@ class Run:
         """curves.png, from metrics.csv."""
         from minigan import plots
 
-        table = np.genfromtxt(self.folder / "metrics.csv", delimiter=",", names=True)
+        log = self.folder / "metrics.csv"
+        if len(list(rows_until(self.gan.step, log))) < 2:  # somebody has emptied it
+            return
+        table = np.genfromtxt(log, delimiter=",", names=True)
         plots.curves(self.folder / "curves.png", {name: np.atleast_1d(table[name]) for name in table.dtype.names})
 
     def score(self):
@@ -235,17 +294,45 @@ def config_text(recipe, options):
     return json.dumps({"minigan": __version__, "recipe": recipe, **options}, indent=1) + "\n"
 
 
-def new_folder(wish, name, files):
-    """Make the run's folder and its first files, {name: text}; or, if that fails, leave nothing behind.
+def rows_until(step, log):
+    """The lines of metrics.csv, beginning with its header, that are whole and not later than a step."""
+    columns, last = [], -1
+    if not log.exists():
+        return
+    with files.opened(log) as raw, io.TextIOWrapper(raw, "utf-8", "replace", newline="\n") as lines:
+        for line in lines:
+            cells = line.rstrip("\n").split(",")
+            if not columns:
+                if cells[0] != "step" or len(set(cells)) < len(cells) or not all(map(str.isidentifier, cells)):
+                    return
+                columns = cells
+            elif len(cells) != len(columns) or not line.endswith("\n") or not all(map(is_finite, cells)):
+                continue
+            elif not (cells[0].isdecimal() and last < int(cells[0]) <= step):
+                continue
+            else:
+                last = int(cells[0])
+            yield line
+
+
+def is_finite(text):
+    """Whether a text is a number, neither nan nor infinite."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def new_folder(wish, name, first):
+    """(folder, function that unlocks it): make the run's folder and its first files, {name: text}, or leave nothing
+    behind if that fails.
 
     The folder is the one asked for, which must not hold a run yet, or runs/<name>, numbered if taken.
     """
     if wish == "":
         raise MiniganError("--out '' names no folder; give one, or leave --out away")
-    folder, missing = Path(wish or "runs"), []
+    folder, missing, unlock = Path(wish or "runs"), [], lambda: None
     try:
-        if wish and any((folder / file).exists() for file in ("config.json", checkpoint.NAME)):
-            raise MiniganError(f"{folder} holds a run already; choose another --out, or go on with --resume {folder}")
         for number in itertools.count(1):
             if not wish:
                 folder = Path("runs", f"{name}-{number}" if number > 1 else name)
@@ -256,26 +343,21 @@ def new_folder(wish, name, files):
             except FileExistsError:
                 if wish or not os.path.lexists(folder):
                     raise
-        for file, text in files.items():
+        unlock = files.lock(folder)
+        if wish and any((folder / file).exists() for file in ("config.json", checkpoint.NAME)):
+            unlock()
+            raise MiniganError(f"{folder} holds a run already; choose another --out, or go on with --resume {folder}")
+        for file, text in first.items():
             write(folder / file, text)
     except OSError as error:
-        for file in files:
+        for file in first:
             with contextlib.suppress(OSError):
                 (folder / file).unlink()
         for path in missing:
             with contextlib.suppress(OSError):
                 path.rmdir()
+        unlock()
         raise MiniganError(
             f"the folder {folder} cannot be written ({error.strerror}); choose another with --out"
         ) from error
-    return folder
-
-
-def write(path, content):
-    """Write a file of text or bytes in one move, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return folder, unlock

@@ -148,7 +148,7 @@ def test_a_failed_save_leaves_what_was_there(failing, tmp_path, monkeypatch):
         checkpoint.save(tmp_path, trained(step))
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(f"minigan.checkpoint.{failing}", full)
+        patch.setattr(failing.replace("np.", "numpy."), full)
         checkpoint.save(tmp_path, trained(3))
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
@@ -163,7 +163,7 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
         replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("minigan.checkpoint.os.replace", crash)
+        patch.setattr("os.replace", crash)
         checkpoint.save(tmp_path, trained(2))
     gan, _, note = checkpoint.load(tmp_path)
     assert gan.step == 1 and "does not exist" in note
