@@ -61,7 +61,7 @@ class Options:
 
 
 def _number(v):
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e30  # False for nan and infinity
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38  # False for nan, and beyond float32
 
 
 def _whole(v):
