@@ -66,6 +66,9 @@ def complex_step(f, x, h=1e-30):
     return gradient
 
 
+METHODS = {"f": ("central differences", central_difference), "c": ("complex step", complex_step)}  # by dtype.kind
+
+
 def relative_error(analytic, numerical):
     """max|a - b| / max(|a|, |b|) over a tensor; 0 if both are zero, nan if either is not finite."""
     scale = max(np.abs(analytic).max(), np.abs(numerical).max())
@@ -84,7 +87,7 @@ def worst_error(grad, numerical, host, judgeable=0.0):
         if 0 < np.abs(expected).max() < judgeable:
             return None
         errors.append(relative_error(host(tensor), expected))
-    return max(errors)
+    return max(errors, default=0.0)
 
 
 def kink_distance(net, tape):
@@ -102,57 +105,40 @@ def kink_distance(net, tape):
 # -- One network: layers, tangents, R1 ---------------------------------------------------------------------
 
 
-def check_layer(make, name, tolerance, seed=0, backend=None, analytic=True):
-    """Central differences, the complex step, and the tangent of one layer made by ``make(n_in, xp)``: three rows."""
+def check_layer(make, name, tolerance, seed=0, backend=None):
+    """The gradients of one layer, made by ``make(n_in, xp)``, by each method, and its tangent: a row for each."""
     backend = backend or Backend("numpy")
     xp, host, rng = backend.xp, backend.to_host, np.random.default_rng(seed)
+    net = MLP([make(5, xp)], xp, np.float64)
+    tape, grad = net.tape(4), net.vector()
 
     def draw(*shape):
         return backend.to_device(rng.standard_normal(shape))
 
-    net, n = MLP([make(5, xp)], xp, np.float64), 4
-    net.params.flat[...] = draw(net.theta.size)
-    tape, grad = net.tape(n), net.vector()
-
-    def forward():
+    def output(net, tape):
+        """The dropout mask is the same each time."""
         return net.forward(tape.x, tape, backend.generator(np.random.SeedSequence(seed)))
 
+    net.theta[...] = draw(net.theta.size)
     while True:
-        tape.x[...] = draw(n, 5)
-        forward()
+        tape.x[...] = draw(4, 5)
+        output(net, tape)
         if kink_distance(net, tape) > KINK_MARGIN:
             break
-    dout = draw(n, net.n_out)
+    dout, xdot = draw(4, net.n_out), draw(4, 5)
     dx = host(net.backward(dout, tape, grad)).copy()
-
-    def loss():
-        return (forward() * dout).sum()
-
-    errors = [relative_error(dx, central_difference(loss, tape.x))]
-    if net.theta.size:
-        errors.append(worst_error(grad, central_difference(loss, net.theta), host))
-    rows = [Check(name, "central differences", max(errors), tolerance)]
-
-    forward()
-    net.backward(dout, tape)
-    xdot = draw(n, 5)
     forward_mode = float((net.tangent(xdot, tape) * dout).sum())
-    rows.append(Check(name, "tangent = xdot·dx", abs(forward_mode / float((host(xdot) * dx).sum()) - 1), 1e-12))
+    backward_mode = float((host(xdot) * dx).sum())
+    rows = [Check(name, "tangent = xdot·dx", abs(forward_mode / backward_mode - 1), 1e-12)]
 
-    if analytic and xp is np:
-        z = MLP([make(5, xp)], xp, np.complex128)
-        z.params.flat[...] = net.theta
-        ztape = z.tape(n)
-        ztape.x[...] = tape.x
-
-        def zloss():
-            return (z.forward(ztape.x, ztape, np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed))))
-                    * dout).sum()  # fmt: skip
-
-        errors = [relative_error(dx, complex_step(zloss, ztape.x))]
-        if net.theta.size:
-            errors.append(worst_error(grad, complex_step(zloss, z.theta), host))
-        rows.append(Check(name, "complex step", max(errors), 1e-12))
+    for twin in [net, _complex_twin(net)] if xp is np else [net]:
+        twin_tape = twin.tape(4)
+        twin_tape.x[...] = tape.x
+        loss = lambda twin=twin, tape=twin_tape: (output(twin, tape) * dout).sum()
+        method, derivative = METHODS[twin.dtype.kind]
+        error = relative_error(dx, derivative(loss, twin_tape.x))
+        error = max(error, worst_error(grad, derivative(loss, twin.theta), host))
+        rows.append(Check(name, method, error, 1e-12 if twin is not net else tolerance))
     return rows
 
 
@@ -192,7 +178,7 @@ def check_losses(seed=0):
     labels = np.repeat([1.0, 0.0], m)[:, None]
     loss_D = losses.DiscriminatorLoss(m, dtype=np.float64)
     pairs = {
-        "D's loss, -V̂": (loss_D, lambda s, out: loss_D.gradient(s, out)),
+        "D's loss, -V": (loss_D, lambda s, out: loss_D.gradient(s, out)),
         "2 BCE on labels": (lambda s: 2 * losses.bce(s, labels), lambda s, out: loss_D.gradient(s, out)),
     }
     for kind in losses.LOSSES:
@@ -247,9 +233,10 @@ def check_gan(options, rng, features, backend=None):
             hold()
             return f(G, D)
 
-        if theta.dtype.kind == "c":
-            return worst_error(grad, complex_step(held, theta), host)
-        return worst_error(grad, central_difference(held, theta), host, judgeable=1e-3)
+        method, derivative = METHODS[theta.dtype.kind]
+        return method, worst_error(
+            grad, derivative(held, theta), host, judgeable=1e-3 if theta.dtype.kind == "f" else 0
+        )
 
     errors = {}
     for network, f in (("D", loss_D), ("G", loss_G)):
@@ -262,11 +249,10 @@ def check_gan(options, rng, features, backend=None):
             gan._descend_D()
             hold()
             gan.generator_gradient()
-        grad = gan.grad_D if network == "D" else gan.grad_G
-        errors[network, "central differences"] = compare(grad, f, gan.G, gan.D, getattr(gan, network).theta)
-        if gan.xp is np:
-            twins = {name: _complex_twin(getattr(gan, name)) for name in "GD"}
-            errors[network, "complex step"] = compare(grad, f, twins["G"], twins["D"], twins[network].theta)
+        grad, real = (gan.grad_D if network == "D" else gan.grad_G), {"G": gan.G, "D": gan.D}
+        for nets in [real, {name: _complex_twin(net) for name, net in real.items()}] if gan.xp is np else [real]:
+            method, error = compare(grad, f, nets["G"], nets["D"], nets[network].theta)
+            errors[network, method] = error
     return errors
 
 
