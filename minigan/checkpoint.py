@@ -185,11 +185,13 @@ def _restore(gan, arrays, meta, data):
     live = _live_arrays(gan)
     unknown = [name for name in arrays if not (name in live or name in ALSO or name.startswith("extra/"))]
     if unknown:
-        raise ValueError(f"it holds {', '.join(unknown)}")
+        raise ValueError(f"it holds {files.listed(unknown)}")
     for name, out in live.items():
         _copy(arrays, name, out, gan.backend_used)
     for optimizer, powers in zip((gan.optimizer_G, gan.optimizer_D), meta["powers"], strict=True):
-        optimizer.powers = [float(power) for power, _ in zip(powers, optimizer.powers, strict=True)]
+        if len(powers) != len(optimizer.powers) or not all(-1 <= power <= 1 for power in powers):
+            raise ValueError(f"powers are {powers}")
+        optimizer.powers = [float(power) for power in powers]
     gan.batches.restore(arrays["order"], meta["position"])
     for name, rng in vars(gan.rng).items():
         state = meta["random"][name]

@@ -16,6 +16,7 @@ import math
 import os
 import stat
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -339,12 +340,12 @@ def read_archive(path, choose=tuple, most=MAX_BYTES) -> dict[str, np.ndarray]:
                 if len(members) != len(archive.infolist()):
                     raise MiniganError(f"{path} holds two arrays of one name: save it again")
                 chosen = {name: members[name] for name in choose(members)}
-                _check_size(sum(m.file_size for m in chosen.values()), size, f"{path}: {', '.join(chosen)}", most)
+                _check_size(sum(m.file_size for m in chosen.values()), size, path, most)
                 if sum(m.compress_size for m in chosen.values()) > size:
                     raise MiniganError(f"{path} declares members that are larger than itself: save it again")
                 arrays = {}
                 for name, info in chosen.items():
-                    where = f"{path}: array {name}"
+                    where = f"{path}: array {listed([name])}"
                     _check_size(info.file_size, info.compress_size, where, most)
                     with archive.open(info) as f:
                         arrays[name] = _read_array(f, info.file_size, where, most)
@@ -353,6 +354,11 @@ def read_archive(path, choose=tuple, most=MAX_BYTES) -> dict[str, np.ndarray]:
             raise
         except Exception as err:  # zipfile raises half a dozen kinds for a damaged archive
             raise MiniganError(f"{path} cannot be read ({err}): write it again with np.savez") from err
+
+
+def listed(names):
+    """Names from a file for a message, without what would disturb a terminal."""
+    return textwrap.shorten(", ".join(name if name.isprintable() else ascii(name) for name in names), 200)
 
 
 def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -369,7 +375,7 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
         keys = keys or [k for k in names if k != label_key]
         if len(keys) != 1:
             raise MiniganError(
-                f"{path} holds the arrays {', '.join(names) or '(none)'}: name the one to train on X, x, images or data"
+                f"{path} holds the arrays {listed(names) or '(none)'}: name the one to train on X, x, images or data"
             )
         return keys + [label_key] * (label_key is not None)
 

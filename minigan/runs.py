@@ -12,7 +12,6 @@ import dataclasses
 import io
 import itertools
 import json
-import math
 import os
 import re
 import shlex
@@ -303,22 +302,26 @@ def rows_until(step, log):
         for line in lines:
             cells = line.rstrip("\n").split(",")
             if not columns:
-                if cells[0] != "step" or len(set(cells)) < len(cells) or not all(map(str.isidentifier, cells)):
+                if (
+                    cells[0] != "step"
+                    or len(set(cells)) < len(cells)
+                    or not all(re.fullmatch(r"\w+", cell, re.ASCII) for cell in cells)
+                ):
                     return
                 columns = cells
-            elif len(cells) != len(columns) or not line.endswith("\n") or not all(map(is_finite, cells)):
+            elif len(cells) != len(columns) or not line.endswith("\n") or not all(map(is_number, cells)):
                 continue
-            elif not (cells[0].isdecimal() and last < int(cells[0]) <= step):
+            elif not (re.fullmatch(r"\d{1,19}", cells[0]) and last < int(cells[0]) <= step):
                 continue
             else:
                 last = int(cells[0])
             yield line
 
 
-def is_finite(text):
-    """Whether a text is a number, neither nan nor infinite."""
+def is_number(text):
+    """Whether a text is a number as metrics.csv has them."""
     try:
-        return math.isfinite(float(text))
+        return re.fullmatch(r"[-+.e0-9]+|nan|-?inf", text) is not None and float(text) is not None
     except ValueError:
         return False
 
