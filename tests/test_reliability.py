@@ -457,3 +457,16 @@ def test_a_forged_checkpoint_asks_in_vain(change, part, tmp_path, monkeypatch):
         checkpoint.load(tmp_path, data)
     assert part in str(raised.value) and "\n" not in str(raised.value)
     assert not asked or gan.D.theta.size == asked[0].D.theta.size  # nothing was built of other sizes
+
+
+def test_going_on_with_another_backend_says_that_it_is_not_bit_for_bit(here, capsys):
+    def from_gpu(meta, arrays):
+        meta["backend"] = "cupy"
+        meta["random"] |= dict.fromkeys(("stream", "noise", "dropout"))  # CuPy does not tell them
+
+    reliability.cut([*TINY, "--out", "a"], 4, signal.SIGINT)
+    capsys.readouterr()
+    forged(here / "a", from_gpu)
+    assert run_on("a") == 0
+    one_line(capsys, "saved on cupy, going on with numpy: from here on not bit for bit")
+    assert saved_step("a") == 6
