@@ -274,7 +274,7 @@ def test_options_override_the_recipe(here):
     for args, expected in (
         ([], ("digits", recipes.load("digits")["lr"], "he", 1, 0)),
         (["--data", "ring"], ("ring", recipes.load("ring")["lr"], "he", 1, 0)),
-        (["--data", "swiss.csv"], ("swiss.csv", 0.1, "he", 1, 0)),
+        (["--data", "swiss.csv"], ("swiss.csv", runs.OPTIONS["lr"], "he", 1, 0)),
         (["--recipe", "mine.toml"], ("moons", 1, 2, 3, 9)),
         (["--recipe", "mine.toml", "--data", "ring", "--lr", "2", "--init-G", "0.5", "--k", "4", "--seed", "0"],
          ("ring", 2, 0.5, 4, 0)),
