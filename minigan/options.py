@@ -61,7 +61,8 @@ class Options:
 
 
 def _number(v):
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38  # False for nan, and beyond float32
+    """A finite number that float32 can hold."""
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38
 
 
 def _whole(v):
