@@ -22,6 +22,8 @@ import train
 from minigan import GAN, MiniganError, checkpoint, files, metrics, plots, runs
 from minigan.data import from_array
 
+# Another test may have loaded JAX, which warns of every fork; the processes forked here use NumPy alone.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 reliability = pytest.importorskip("benchmarks.reliability")
 ROOT = Path(train.__file__).resolve().parent
