@@ -670,7 +670,7 @@ def soak(scratch, args):
             train_step(gan)
             if gan.step % every == 1 or gan.step % every == 0:
                 memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-                marks.append((gan.step, time.perf_counter(), memory))
+                marks.append((gan.step, time.perf_counter(), memory, time.process_time()))
 
         return step
 
@@ -681,16 +681,17 @@ def soak(scratch, args):
             "--out", str(scratch / "soak"),
         ])  # fmt: skip
     tenths = [  # from its first step to its last, without the checkpoint and the picture between
-        ((b[0] - a[0]) / (b[1] - a[1]), b[2]) for a, b in zip(marks[::2], marks[1::2], strict=True)
+        ((b[0] - a[0]) / (b[1] - a[1]), b[2], (b[0] - a[0]) / (b[3] - a[3]))
+        for a, b in zip(marks[::2], marks[1::2], strict=True)
     ]
-    speeds, memory = [speed for speed, _ in tenths], [mb for _, mb in tenths]
+    speeds, memory, _ = zip(*tenths, strict=True)
     ratio, growth = speeds[-1] / speeds[0], memory[-1] - memory[4]
     return code == 0 and ratio >= 0.9 and growth < 10, [
         f"{args.steps} steps of a small ring network with train.py, its log every 100 steps, a checkpoint and a "
         f"picture ten times. Speed of the last tenth over the first: **{ratio:.3f}**. Memory (RSS) at the end of the "
         f"last tenth less that of the fifth (the first pictures load matplotlib): **{growth:+.1f} MB**.", "",
-        *table(["tenth", "steps a second", "RSS, MB"],
-               [[i, f"{s:,.0f}", f"{m:.1f}"] for i, (s, m) in enumerate(tenths, 1)]),
+        *table(["tenth", "steps a second", "RSS, MB", "steps a second of CPU"],
+               [[i, f"{s:,.0f}", f"{m:.1f}", f"{c:,.0f}"] for i, (s, m, c) in enumerate(tenths, 1)]),
     ]  # fmt: skip
 
 

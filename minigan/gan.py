@@ -50,7 +50,7 @@ class GAN(Options):
     # -- Algorithm 1 -----------------------------------------------------------------------------------
 
     def train_step(self):
-        """One iteration of Algorithm 1. Nothing in it waits for the device or allocates memory."""
+        """One iteration of Algorithm 1. It never waits for the device, and its passes allocate no memory."""
         with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, report() says so
             if self.update == "simultaneous":
                 self.simultaneous_step()
@@ -82,7 +82,7 @@ class GAN(Options):
         self._descend_G()
 
     def simultaneous_gradients(self, x_real=None):
-        """Both gradients, into ``grad_D`` and ``grad_G``."""
+        """Both gradients, into ``grad_D`` and ``grad_G``; G's first, for D's pass goes over the same tape's buffers."""
         self._forward_real_and_fake(x_real)
         self._backward_G(self.tape_D_fake)
         self._backward_D()
@@ -99,7 +99,7 @@ class GAN(Options):
         self._backward_G(self.tape_DG)
 
     def _forward_real_and_fake(self, x_real):
-        m, x = self.m, self.tape_D.x
+        m, x = self.m, self.tape_D.x  # the tape's own input: written in place
         if x_real is None:
             self.batches.next(out=x[:m])
         else:
@@ -129,11 +129,13 @@ class GAN(Options):
         self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
 
     def _descend_D(self):
+        """θ_D ← optimiser(θ_D, gradient of -V̂ and the penalties): descending -V̂ is ascending V̂."""
         self.ranks.average(self.grad_D.flat)
         lr = self.learning_rate(self.lr if self.lr_D is None else self.lr_D)
         self.optimizer_D.step(self.D.theta, self.grad_D.flat, lr, self._momentum())
 
     def _descend_G(self):
+        """θ_G ← optimiser(θ_G, gradient of L_G)."""
         self.ranks.average(self.grad_G.flat)
         self.optimizer_G.step(self.G.theta, self.grad_G.flat, self.learning_rate(self.lr), self._momentum())
 
@@ -150,12 +152,15 @@ class GAN(Options):
         return linear(self.r1, end, self.step, self.steps)
 
     def _average_weights(self):
-        """θ_average ← d θ_average + (1 - d) θ_G, with d small at first so that the start is forgotten soon."""
+        """θ_average ← d θ_average + (1 - d) θ_G every few steps, d the decay of that many.
+
+        The decay is small at first, so that the start is forgotten soon; 0.999 is reached at step 9,000.
+        """
         if self.average and self.step % AVERAGE_EVERY == 0:
-            d = min(self.average, self.step / (self.step + 9)) ** AVERAGE_EVERY  # 0.999 from step 9,000 on
-            step = self.xp.multiply(self.G.theta, 1 - d, out=self.grad_G.flat)  # the gradient is used up by now
+            d = min(self.average, self.step / (self.step + 9)) ** AVERAGE_EVERY
+            share = self.xp.multiply(self.G.theta, 1 - d, out=self.grad_G.flat)  # the gradient is used up by now
             self.averaged.flat *= d
-            self.averaged.flat += step
+            self.averaged.flat += share
 
     # -- What a person sees ----------------------------------------------------------------------------
 
@@ -247,9 +252,9 @@ class GAN(Options):
 
     def _record_logits(self):
         i = (self.step - 1) % self.report_every
-        tape_G = self.tape_D_fake if self.update == "simultaneous" else self.tape_DG
+        tape_fake = self.tape_D_fake if self.update == "simultaneous" else self.tape_DG  # D's tape of G's last step
         self.record_D[i] = self.tape_D.out[:, 0]
-        self.record_G[i] = tape_G.out[:, 0]
+        self.record_G[i] = tape_fake.out[:, 0]
 
     # -- Construction and state ------------------------------------------------------------------------
 
@@ -264,7 +269,7 @@ class GAN(Options):
                 f"batch size {self.batch_size} is larger than the data ({len(data.X)} rows); "
                 f"use --batch-size {len(data.X)} or less"
             )
-        self.m, rest = divmod(self.batch_size, self.ranks.size)  # rows of this process; all of them, if it is alone
+        self.m, rest = divmod(self.batch_size, self.ranks.size)  # of this process: all of batch_size, if it is alone
         if rest:
             raise MiniganError(
                 f"batch size {self.batch_size} cannot be shared by {self.ranks.size} processes; "

@@ -7,10 +7,13 @@ gradients go out through ``g`` (the same views of a gradient vector). Four passe
     forward           x           -> out          the value
     backward          dL/dout     -> dL/dx        and dL/dp into g, each only if asked for
     tangent           xdot        -> outdot       the directional derivative (dout/dx) xdot
-    backward_tangent  (see there)                 backward through ``tangent``; R1 needs it
+    backward_tangent  e, delta    -> e below      backward through ``tangent``; R1 needs it
+
+Of a layer's output, ``delta`` is the gradient that ``backward`` sent into it, and ``e`` the gradient that
+reaches its value through the curvature of layers above (None: zero); ``scratch`` is a vector to work in.
 
 All arrays have the batch as their first axis. ``n`` rows, ``in`` and ``out`` columns. Every array is
-allocated once, in ``buffers``, and each pass writes into it, so training allocates nothing.
+allocated once, in ``buffers``, and each pass writes into it, so the passes allocate nothing.
 """
 
 from types import SimpleNamespace
@@ -45,6 +48,10 @@ class Linear:
         if g is not None:
             self._parameter_gradient(dout, x, c, g)
         return self._input_gradient(dout, p, c.dx) if need_dx else None
+
+    def input_gradient(self, c):
+        """Where ``backward`` left dL/dx."""
+        return c.dx
 
     def tangent(self, xdot, p, c):
         return self.xp.matmul(xdot, p[0], out=c.tangent)
@@ -101,6 +108,9 @@ class Maxout:
         self._find_winners(c)
         da = self._to_winners(dout, c, c.da)
         return self.affine.backward(da, x, p, c.affine, g, need_dx)
+
+    def input_gradient(self, c):
+        return c.affine.dx
 
     def tangent(self, xdot, p, c):
         return self._from_winners(self.affine.tangent(xdot, p, c.affine), c)
@@ -168,6 +178,9 @@ class Dropout:
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         return self.xp.multiply(dout, c.mask, out=c.dx) if need_dx else None
 
+    def input_gradient(self, c):
+        return c.dx
+
     def tangent(self, xdot, p, c):
         return self.xp.multiply(xdot, c.mask, out=c.tangent)
 
@@ -202,6 +215,9 @@ class LeakyReLU:
         c.derivative[...] = c.positive
         self.xp.maximum(c.derivative, c.floor, out=c.derivative)
         return self.xp.multiply(dout, c.derivative, out=c.dx)
+
+    def input_gradient(self, c):
+        return c.dx
 
     def tangent(self, xdot, p, c):
         return self.xp.multiply(xdot, c.derivative, out=c.tangent)
@@ -240,6 +256,9 @@ class _Smooth:
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         self._derivative(c)
         return self.xp.multiply(dout, c.derivative, out=c.dx)
+
+    def input_gradient(self, c):
+        return c.dx
 
     def tangent(self, xdot, p, c):
         return self.xp.multiply(xdot, c.derivative, out=c.tangent)

@@ -1,8 +1,7 @@
 """The losses, on logits: s is what D returns, D(x) = σ(s) appears only where a person reads it.
 
-With the label y = +1 for real and -1 for fake, every loss of the 2014 paper is a mean of softplus(∓s), and
-every gradient is one logistic function. In float32 the textbook form log(σ(s)) is lost from s ≈ 17; this one
-is exact at ±1000.
+Every loss of the 2014 paper is plus or minus a mean of softplus(±s), and every gradient is one logistic function. In
+float32 the textbook form log(σ(s)) is lost from s ≈ 17; this one is exact at ±1000.
 """
 
 import numpy as np
@@ -88,7 +87,7 @@ class GradientPenalty:
     Its gradient needs no autograd. With v = ∇ₓ s held constant, d/dθ ½‖∇ₓ s‖² = d/dθ (v·∇ₓ s), which is the
     gradient of the tangent (directional derivative) of s along v. So: one backward pass with dout = 1 for v,
     one tangent pass along it, one backward pass through that tangent. For piecewise linear layers the last one is
-    dW_l = (tangent into layer l)ᵀ (signal out of layer l), db_l = 0. The forward pass is the loss's own.
+    dW_l = (tangent into layer l)ᵀ (delta out of layer l), db_l = 0. The forward pass is the loss's own.
     """
 
     def __init__(self, net, n):
@@ -98,18 +97,15 @@ class GradientPenalty:
         self.scratch = net.vector()
 
     def add_gradient(self, tape, gamma, grad):
-        """Add the penalty's gradient on the n rows of ``tape`` to ``grad``; the penalty per row, (n, 1), doubled.
+        """Add the penalty's gradient on the n rows of ``tape`` to ``grad``. Returns γ/n ‖∇ₓ s‖² of each row, (n, 1),
+        whose sum is twice the penalty.
 
         The tape's forward pass must be done. Its backward buffers are overwritten.
         """
         net = self.net
         v = net.backward(self.one, tape)
         net.xp.multiply(v, gamma / len(v), out=self.xdot)
-        norms = net.tangent(self.xdot, tape)
-        deltas = [self._signal_into(c) for c in tape.buffers[1:]] + [self.one]
-        net.backward_tangent(deltas, self.xdot, tape, grad, self.scratch)
-        return norms
-
-    @staticmethod
-    def _signal_into(c):
-        return c.affine.dx if hasattr(c, "affine") else c.dx
+        gradient_norms = net.tangent(self.xdot, tape)
+        deltas = [layer.input_gradient(c) for layer, c in zip(net.layers[1:], tape.buffers[1:], strict=True)]
+        net.backward_tangent([*deltas, self.one], self.xdot, tape, grad, self.scratch)
+        return gradient_norms

@@ -113,7 +113,8 @@ class MLP:
         return x
 
     def backward(self, dout, tape, grad=None, need_dx=True):
-        """Given dL/d(out) (n, n_out): dL/dθ into ``grad`` (overwritten) if given, dL/dx (n, n_in) returned if needed.
+        """Given dL/d(out) (n, n_out): dL/dθ into ``grad`` (overwritten) if given; returns dL/dx (n, n_in), or with
+        need_dx=False nothing of use.
 
         The discriminator's step needs only the first, the generator's step, through D, only the second.
         """
@@ -132,8 +133,8 @@ class MLP:
     def backward_tangent(self, deltas, xdot, tape, grad, scratch):
         """Add to ``grad`` the gradient of sum(deltas[-1] * tangent(xdot)), with xdot held constant.
 
-        deltas[i] is what ``backward`` sent into the output of layer i. A layer passes down ``e``, the part that
-        reaches the value itself; it is None (zero) until the first layer with curvature, from above.
+        deltas[i] is the gradient that ``backward`` sent into the output of layer i. A layer passes down ``e``, the
+        part that reaches the value itself; it is None (zero) until the first layer with curvature, from above.
         """
         e = None
         xdots = [xdot] + [c.tangent for c in tape.buffers[:-1]]

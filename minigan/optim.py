@@ -19,7 +19,7 @@ class SGD:
 
     def __init__(self, theta, xp=np):
         self.xp = xp
-        self.state, self.powers = {"velocity": xp.zeros_like(theta)}, []
+        self.state, self.powers = {"velocity": xp.zeros_like(theta)}, []  # it has no powers, as Adam has
         self.buffer = xp.empty_like(theta[: _piece(theta, xp)])
 
     def step(self, theta, grad, lr, momentum):
@@ -47,6 +47,7 @@ class Adam:
         """Update theta (size,) in place by grad (size,)."""
         xp, beta2, piece = self.xp, self.beta2, len(self.buffer)
         self.powers = [self.powers[0] * momentum, self.powers[1] * beta2]
+        # Algorithm 1 with numerator and denominator times √(1 - β₂ᵗ): it moves to lr and ε, and a pass is saved.
         correction = (1 - self.powers[1]) ** 0.5
         rate = lr * correction / (1 - self.powers[0])
         for i in range(0, len(theta), piece):

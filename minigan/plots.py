@@ -228,8 +228,6 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small):
         x, y = (np.linspace(a, b, n) for a, b in zip(lo, hi, strict=True))
         d_values = np.reshape(d_values, (n, n))
         surface = ax.contourf(x, y, d_values, np.linspace(0, 1, 13), cmap=pale, zorder=0)
-        if d_values.min() < 0.5 < d_values.max():
-            ax.contour(x, y, d_values, [0.5], colors=GREY, linewidths=0.7, zorder=1)
         bar = fig.colorbar(surface, cax=ax.inset_axes((1.03, 0, 0.04, 1)), ticks=[0, 0.5, 1])
         bar.set_label("D(x): 1 = real, 0 = generated", fontsize=9)
         bar.ax.tick_params(labelsize=8)
@@ -348,7 +346,7 @@ def _panel_answers(ax, step, metrics):
     _head(
         ax,
         "Mean answer of D",
-        "Healthy: blue above, orange below, both drawn to 1/2. At 1 and 0: D is never fooled.",
+        "Healthy: blue above, orange below, neither near 1 or 0, where D is never fooled.",
         "probability",
     )
 
@@ -367,7 +365,7 @@ def _panel_losses(ax, step, metrics):
     _head(
         ax,
         "Losses",
-        "Healthy: each settles near its dashed line. They need not fall: the two are opponents.",
+        "Healthy: both settle, between the dashed lines. They need not fall: the two are opponents.",
         "nats",
     )
 
@@ -375,7 +373,7 @@ def _panel_losses(ax, step, metrics):
 def _panel_spread(ax, step, metrics):
     if "spread_real" in metrics:
         _line(ax, step, metrics["spread_real"], REAL, "real")
-        unit = "std. deviation"
+        unit = "std. deviation,\nnetwork units"
     else:
         _level(ax, 1.0, "real", REAL)
         unit = "generated / real"
