@@ -3,6 +3,7 @@
 python -m minigan sample RUN -n 64 --seed 1 -o out.png     also out.npy or out.csv
 python -m minigan evaluate RUN
 python -m minigan gradcheck
+python -m minigan claims                                   run every claim of the literature in examples/
 """
 
 import argparse
@@ -19,7 +20,7 @@ from minigan.errors import MiniganError
 
 
 def main(argv=None):
-    """Run the command line; returns the exit code: 0, 1 if a gradient is wrong, 2 after a mistake."""
+    """Run the command line; returns the exit code: 0, 1 if a gradient or a claim is wrong, 2 after a mistake."""
     args = parser().parse_args(argv)
     try:
         return args.command(args)
@@ -72,6 +73,15 @@ def parser():
     c.add_argument("--seed", type=int, default=0, metavar="N", help="of the networks and their data (default: 0)")
     c.add_argument("--backend", default="numpy", metavar="NAME", help="numpy (default), cupy or auto")
     c.set_defaults(command=gradcheck)
+
+    c = commands.add_parser("claims", help="run every claim of examples/, print the table, draw the pictures")
+    c.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed (default: 0)")
+    c.add_argument("--seeds", type=int, default=1, metavar="N", help="how many seeds (default: 1)")
+    c.add_argument(
+        "--out", default="runs/claims", metavar="FOLDER", help="for pictures and page (default: runs/claims)"
+    )
+    c.add_argument("--only", metavar="NUMBERS", help="these scripts only, such as 03,07")
+    c.set_defaults(command=claims)
     return p
 
 
@@ -156,6 +166,15 @@ def gradcheck(args):
     backend = Backend(args.backend)
     print(f"on {backend.device}, {backend.xp.__name__} {backend.xp.__version__}, float64")
     return 0 if print_table(run(args.networks, args.seed, backend)) else 1
+
+
+def claims(args):
+    """Run the scripts of examples/; 1 if a claim does not hold."""
+    from minigan.claims import run_all
+
+    within(0, None, "--seed", args.seed)
+    within(1, None, "--seeds", args.seeds)
+    return 0 if run_all(args.seed, args.seeds, args.out, args.only) else 1
 
 
 def within(least, most, name, value):

@@ -1,0 +1,129 @@
+"""Every claim of examples/ holds with the small budget, and the framework reports what does not."""
+
+import base64
+import importlib.util
+import json
+import re
+import sys
+
+import pytest
+
+import minigan.__main__ as cli
+from minigan import claims
+
+SCRIPTS = sorted(claims.EXAMPLES.glob("[0-9][0-9]_*.py"))
+
+HEAD = '''"""{title}, the first line.
+
+More about it.
+"""
+import sys
+from minigan import claims
+from minigan.claims import Claim
+
+def run(seed=0, quick=False):
+'''
+DRAW = (
+    '    return [Claim(1, "one & one", "2", f"{2 + WRONG * seed}", WRONG * seed == 0)], claims.figure("it is 2")[0]\n'
+)
+TAIL = '\nif __name__ == "__main__":\n    claims.main(run)\n'
+
+
+def load_script(path):
+    """A script of examples/ as a module; its name is no identifier."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_claim_holds(path):
+    found, figure = load_script(path).run(quick=True)
+    assert found
+    assert not [f"{c.claim}: expected {c.expected}, measured {c.measured}" for c in found if not c.holds]
+    assert figure.get_axes()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_says_what_it_claims_and_can_be_read_at_once(path):
+    assert len(claims.docstring(path)) > 200
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 160
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """A folder of three small scripts: one holds, one does not for seed 1, one crashes."""
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    for name, body in {
+        "01_right": DRAW.replace("WRONG", "0"),
+        "02_wrong": DRAW.replace("WRONG", "1"),
+        "03_crash": "    raise RuntimeError('no <luck>')\n",
+    }.items():
+        (folder / f"{name}.py").write_text(HEAD.format(title=name) + body + TAIL, encoding="utf-8")
+    monkeypatch.setattr(claims, "EXAMPLES", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_claim_that_does_not_hold_is_reported_and_fails(examples, tmp_path, capsys):
+    assert cli.main(["claims", "--only", "1,02", "--seeds", "2", "--out", "out"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"one & one +2 +2 \| 3 +NO: 1\n", shown)
+    assert re.search(r"one & one +2 +2 \| 2 +yes\n", shown)
+    assert "3 of 4 claims hold" in shown
+    page = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    assert '<td class="no">NO: 1</td>' in page and "one &amp; one" in page
+    for path in sorted(tmp_path.glob("out/seed-*/*.png")):  # every figure is in the page itself
+        assert base64.b64encode(path.read_bytes()).decode() in page
+    assert page.count("<img") == 4 and 'src="data:image/png;base64' in page
+
+
+def test_all_claims_that_hold_give_exit_code_0(examples, tmp_path):
+    assert cli.main(["claims", "--only", "01", "--seed", "1"]) == 0
+    folder = tmp_path / claims.OUT
+    assert sorted(path.name for path in folder.iterdir()) == ["01_right.json", "01_right.png", "claims.html"]
+
+
+def test_a_crash_is_reported_and_fails(examples, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    left = [claims.Claim(1, "from an earlier run", "", "", True)]
+    claims.save(tmp_path / "out" / "03_crash", left, claims.figure("old")[0])
+    assert cli.main(["claims", "--only", "03", "--out", "out"]) == 1
+    shown = capsys.readouterr().out
+    assert "RuntimeError: no" in shown and "<luck>" in shown
+    assert "earlier" not in shown and "1 failed to run" in shown
+    page = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    assert "RuntimeError: no &lt;luck&gt;" in page and "<img" not in page
+
+
+def test_mistakes_are_one_sentence(examples, tmp_path, monkeypatch, capsys):
+    assert cli.main(["claims", "--only", "7"]) == 2
+    assert capsys.readouterr().err == "minigan: --only 7: there is no script 07; there are 01, 02, 03\n"
+    (tmp_path / "file").write_text("")
+    assert cli.main(["claims", "--out", "file"]) == 2
+    assert "choose another with --out" in capsys.readouterr().err
+    monkeypatch.setattr(claims, "EXAMPLES", tmp_path / "nowhere")
+    assert cli.main(["claims"]) == 2
+    assert capsys.readouterr().err.endswith("run this in a checkout of the repository\n")
+
+
+@pytest.mark.parametrize("name, seed, code", [("01_right", 1, 0), ("02_wrong", 0, 0), ("02_wrong", 1, 1)])
+def test_a_script_prints_its_table_and_saves_its_picture(examples, tmp_path, capsys, name, seed, code):
+    module = load_script(examples / f"{name}.py")
+    with pytest.raises(SystemExit) as stop:
+        claims.main(module.run, ["--seed", str(seed), "--out", "out"])
+    assert stop.value.code == code
+    assert ("yes" if code == 0 else "NO") in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))[0]["row"] == 1
+    assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_script_tells_a_mistake_in_one_sentence(examples, monkeypatch, capsys):
+    module = load_script(examples / "01_right.py")
+    monkeypatch.setattr(sys, "argv", ["01_right.py", "--seed", "-1"])
+    with pytest.raises(SystemExit) as stop:
+        claims.main(module.run)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "01_right.py: --seed is -1; it must be 0 or more\n"
