@@ -77,6 +77,9 @@ def figure(title, rows=1, columns=1, width=9.0, height=3.6, **options):
     axes = fig.subplots(rows, columns, **options)
     for ax in fig.axes:
         plots._style(ax)
+        for label in (ax.xaxis.label, ax.yaxis.label):
+            label.set_size(9)
+        ax.title.set_size(9)
     return fig, axes
 
 
