@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from minigan import MiniganError, __version__, parallel, recipes
+from minigan import MiniganError, __version__, data, parallel, recipes
 from minigan.runs import OPTIONS, Run, check_run_options
 
 
@@ -65,8 +65,8 @@ def parser():
     g.add_argument(
         "--data",
         metavar="DATA",
-        help="a built-in set (digits, mnist, fashion-mnist, gaussian, gaussians, ring, "
-        "grid, swiss-roll, moons), or the path of a .npy, .npz or .csv file or a folder of PNG or JPEG images",
+        help=f"a built-in set ({', '.join(data.NAMES)}), "
+        "or the path of a .npy, .npz or .csv file or a folder of PNG or JPEG images",
     )
     g.add_argument(
         "--data-dir",
@@ -109,8 +109,10 @@ def parser():
     g.add_argument("--lr", type=float, metavar="RATE", help="learning rate")
     g.add_argument("--lr-D", type=float, metavar="RATE", help="the discriminator's, if it is to differ")
     g.add_argument("--lr-end", type=float, metavar="FRACTION", help="last learning rate, as a fraction of the first")
+    g.add_argument("--lr-decay", type=float, metavar="A", help="the rate is also divided by this at every step")
     g.add_argument("--momentum", type=float, metavar="M", help="momentum of sgd; beta_1 of adam")
     g.add_argument("--momentum-end", type=float, metavar="M", help="its last value, if it is to change")
+    g.add_argument("--momentum-steps", type=int, metavar="N", help="in how many steps it gets there (default: all)")
     g.add_argument("--r1", type=float, metavar="GAMMA", help="weight of the gradient penalty on real samples; 0: none")
     g.add_argument("--r1-end", type=float, metavar="GAMMA", help="its last value, if it is to change")
     g.add_argument("--r2", type=float, metavar="GAMMA", help="the same on generated samples")

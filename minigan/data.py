@@ -21,6 +21,7 @@ import numpy as np
 from . import files
 from .errors import MiniganError
 
+PAPER_ROWS = 50_000  # of MNIST that the 2014 paper trained on; the other 10,000 were to choose with
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"  # of images, then labels
 
 
@@ -45,6 +46,7 @@ class Dataset:
     columns: list[str] | None = None  # a table's header
     X_test: np.ndarray | None = None  # (M, features) float32, rows held out by the set's authors
     labels_test: np.ndarray | None = None  # (M,) int64
+    X_valid: np.ndarray | None = None  # (L, features) float32, rows kept from training to choose something with
 
     def __post_init__(self):
         self.shift = np.full(self.features, self.shift, np.float32)
@@ -271,8 +273,17 @@ def _mnist(name, data_dir) -> Dataset:
     return data
 
 
+def _mnist_paper(data_dir) -> Dataset:
+    """MNIST as Goodfellow et al. 2014 split it: 50,000 to train on, the last 10,000 of the 60,000 to choose with."""
+    data = _mnist("mnist", data_dir)
+    data.name = "mnist-paper"
+    data.X_valid = data.X[PAPER_ROWS:]
+    data.X, data.labels = data.X[:PAPER_ROWS], data.labels[:PAPER_ROWS]
+    return data
+
+
 # --------------------------------------------------------------------------------------------- load
-NAMES = ("digits", "mnist", "fashion-mnist", *_STREAMS)
+NAMES = ("digits", "mnist", "mnist-paper", "fashion-mnist", *_STREAMS)
 KINDS = (".npy", ".npz", ".csv", ".tsv")
 
 
@@ -295,6 +306,8 @@ def load(name, data_dir=None, image_size: int | None = None) -> Dataset:
             return _digits()
         if name in ("mnist", "fashion-mnist"):
             return _mnist(name, data_dir)
+        if name == "mnist-paper":
+            return _mnist_paper(data_dir)
         if name in _STREAMS:
             return _STREAMS[name](name)
         if is_folder:

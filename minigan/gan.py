@@ -141,11 +141,11 @@ class GAN(Options):
 
     def learning_rate(self, lr):
         """lr at this step of its schedule."""
-        return linear(lr, lr * self.lr_end, self.step, self.steps)
+        return linear(lr, lr * self.lr_end, self.step, self.steps) * self.lr_decay**-self.step
 
     def _momentum(self):
         end = self.momentum if self.momentum_end is None else self.momentum_end
-        return linear(self.momentum, end, self.step, self.steps)
+        return linear(self.momentum, end, self.step, self.momentum_steps or self.steps)
 
     def _r1(self):
         end = self.r1 if self.r1_end is None else self.r1_end

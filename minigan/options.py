@@ -29,8 +29,10 @@ class Options:
     lr: float = 0.05  # learning rate
     lr_D: float | None = None  # the discriminator's, if it is to differ
     lr_end: float = 0.1  # the last learning rate as a fraction of the first
+    lr_decay: float = 1.0  # the rate is also divided by this at every step; the 2014 paper: 1.000004
     momentum: float = 0.5  # of SGD; β₁ of Adam
     momentum_end: float | None = None
+    momentum_steps: int | None = None  # in how many steps it gets there; None: all
     r1: float = 0.1  # γ of the gradient penalty on real rows: see losses.GradientPenalty
     r1_end: float | None = None
     r2: float = 0.0  # the same on fake rows
@@ -73,13 +75,18 @@ def _one_of(names, *choices):
     return names, lambda v: v in choices, "one of " + ", ".join(choices)
 
 
-MAY_BE_NONE = ("lr_D", "momentum_end", "r1_end")
+MAY_BE_NONE = ("lr_D", "momentum_end", "momentum_steps", "r1_end")
 RULES = (  # names, test, what is wanted
     ("generator discriminator", lambda v: isinstance(v, str), "text such as '256, relu'"),
-    ("latent_dim steps batch_size k report_every", lambda v: _whole(v) and v >= 1, "a whole number, 1 or more"),
+    (
+        "latent_dim steps batch_size k report_every momentum_steps",
+        lambda v: _whole(v) and v >= 1,
+        "a whole number, 1 or more",
+    ),
     ("seed", lambda v: _whole(v) and v >= 0, "a whole number, 0 or more"),
     ("lr lr_D", lambda v: _number(v) and v > 0, "a number above 0"),
     ("lr_end", lambda v: _number(v) and 0 <= v <= 1, "a fraction of lr, from 0 to 1"),
+    ("lr_decay", lambda v: _number(v) and 1 <= v <= 2, "a number from 1 to 2"),
     ("momentum momentum_end", lambda v: _number(v) and -1 < v < 1, "a number above -1 and below 1"),
     ("r1 r1_end r2", lambda v: _number(v) and v >= 0, "a number, 0 or more"),
     ("average", lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),

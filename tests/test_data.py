@@ -17,7 +17,7 @@ from minigan import files
 from minigan.data import DIGITS_SHA256, NAMES, Dataset, from_array, load
 from minigan.errors import MiniganError
 
-STREAMS = [name for name in NAMES if name not in ("digits", "mnist", "fashion-mnist")]
+STREAMS = [name for name in NAMES if name != "digits" and "mnist" not in name]
 A = 1.5 * np.pi  # where the swiss roll begins
 
 
@@ -332,6 +332,16 @@ def test_mnist_from_a_folder(small_mnist, folder, zipped):
     write_parts(small_mnist / "data" / folder, zipped)
     assert is_small_mnist(load("mnist", small_mnist / "data"))
     assert not (small_mnist / "cache").exists()
+
+
+def test_mnist_is_split_as_in_the_paper(small_mnist, monkeypatch):
+    write_parts(small_mnist)
+    whole, split = load("mnist", small_mnist), None
+    monkeypatch.setattr("minigan.data.PAPER_ROWS", 2)
+    split = load("mnist-paper", small_mnist)
+    assert np.array_equal(split.X, whole.X[:2]) and np.array_equal(split.labels, whole.labels[:2])
+    assert np.array_equal(split.X_valid, whole.X[2:]) and len(split.X_valid) > 0
+    assert np.array_equal(split.X_test, whole.X_test) and split.fingerprint() != whole.fingerprint()
 
 
 def test_damaged_mnist_in_a_folder_is_refused(small_mnist):

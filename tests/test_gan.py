@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minigan import GAN, Diverged, MiniganError, load
+from minigan import GAN, Diverged, MiniganError, load, recipes
 from minigan.data import from_array
 from minigan.gan import draw_prior
 
@@ -203,6 +203,19 @@ def test_schedules_end_where_they_should():
     assert gan.learning_rate(0.2) == pytest.approx(0.02) and gan._momentum() == pytest.approx(0.7)
 
 
+def test_the_papers_schedules():
+    """Goodfellow's code: lr 0.1 / 1.000004^t, and momentum from 0.5 to 0.7 over 250 epochs, whatever --steps is."""
+    names = "lr lr_D lr_end lr_decay momentum momentum_end momentum_steps".split()
+    options = {name: recipes.load("mnist-paper")[name] for name in names}
+    by_hand = ((0, 0.1, 0.5), (62_500, 0.0778801, 0.6), (125_000, 0.0606531, 0.7), (250_000, 0.036788, 0.7))
+    for steps in (1000, 250_000, 10**6):
+        gan = built(**options, steps=steps)
+        for gan.step, lr, momentum in by_hand:
+            assert gan.learning_rate(gan.lr) == pytest.approx(lr, rel=1e-5)
+            assert gan.learning_rate(gan.lr_D) == pytest.approx(lr / 2, rel=1e-5)
+            assert gan._momentum() == pytest.approx(momentum)
+
+
 def test_r1_follows_its_schedule(monkeypatch):
     gan, gammas = built(steps=4, r1=0.8, r1_end=0.0), []
     add = gan.penalty.add_gradient
@@ -245,7 +258,7 @@ def test_divergence_is_said_with_step_cause_and_remedy():
      dict(lr_end=2.0), dict(seed=-1), dict(prior="cauchy"), dict(loss="hinge"), dict(update="never"),
      dict(optimizer="lbfgs"), dict(dtype="int8"), dict(backend="torch"), dict(init_G="big"), dict(init_D=-1.0),
      dict(output_bias="1"), dict(generator="8, rulu"), dict(update="simultaneous", k=2), dict(steps=2.5),
-     dict(lr="fast"), dict(steps=True), dict(momentum_end=-1.0)],
+     dict(lr="fast"), dict(steps=True), dict(momentum_end=-1.0), dict(lr_decay=0.9), dict(momentum_steps=0)],
 )  # fmt: skip
 def test_an_option_that_makes_no_sense_is_refused_in_one_sentence(option):
     with pytest.raises(MiniganError) as error:

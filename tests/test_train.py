@@ -390,6 +390,7 @@ BAD = [
     ("--lr nan", "nan"), ("--lr 0", "0"), ("--lr -0.1", "-0.1"), ("--lr inf", "inf"), ("--lr fast", "'fast'"),
     ("--lr 1e300", "1e+300"), ("--lr-D nan", "nan"), ("--lr-D 0", "0"), ("--lr-end 1.5", "1.5"),
     ("--lr-end nan", "nan"),
+    ("--lr-decay 0.5", "0.5"), ("--lr-decay nan", "nan"), ("--momentum-steps 0", "0"),
     ("--momentum 1", "1"), ("--momentum nan", "nan"), ("--momentum-end 1.5", "1.5"), ("--momentum-end nan", "nan"),
     ("--r1 -1", "-1"), ("--r1 nan", "nan"), ("--r1 1e40", "1e+40"), ("--r1-end -1", "-1"), ("--r1-end nan", "nan"),
     ("--r2 -1", "-1"), ("--r2 inf", "inf"), ("--average 1", "1"), ("--average -0.1", "-0.1"), ("--average nan", "nan"),
