@@ -187,6 +187,11 @@ def check_losses(seed=0):
             lambda s, kind=kind: losses.generator_loss(s, kind),
             lambda s, out, kind=kind: losses.generator_gradient(s, out, kind),
         )
+    classes, shape = np.array([0, 2, 1, 2]), (4, 3)  # the same numbers as logits of four rows and three classes
+    pairs["cross-entropy of a classifier"] = (
+        lambda s: losses.cross_entropy(s.reshape(shape), classes),
+        lambda s, out: losses.cross_entropy_gradient(s.reshape(shape), classes, out.reshape(shape)).reshape(s.shape),
+    )
     rows = []
     for name, (f, gradient) in pairs.items():
         ds = gradient(s, np.empty_like(s))

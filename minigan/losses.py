@@ -81,6 +81,28 @@ def generator_gradient(logits_fake, out, kind="non-saturating", xp=np):
     return logistic_gradient(logits_fake, sign, -1 / len(logits_fake), out, xp)
 
 
+def log_softmax(logits, xp=np):
+    """log of the class probabilities exp(s_j) / sum_k exp(s_k), for logits (n, classes), in the same shape.
+
+    The largest logit of a row is taken out first: no exponential overflows, and the sum is at least 1.
+    """
+    s = logits - logits.max(axis=1, keepdims=True)
+    return s - xp.log(xp.exp(s).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits, labels, xp=np):
+    """The classifier's loss, mean of -log p[label], a scalar: logits (n, classes), labels (n,) in 0 .. classes - 1."""
+    return -log_softmax(logits, xp)[xp.arange(len(labels)), labels].mean()
+
+
+def cross_entropy_gradient(logits, labels, out, xp=np):
+    """dloss/ds (n, classes), written to ``out``: (p - 1[class is the label]) / n, p the class probabilities."""
+    xp.exp(log_softmax(logits, xp), out=out)
+    out[xp.arange(len(labels)), labels] -= 1
+    out /= len(labels)
+    return out
+
+
 class GradientPenalty:
     """(γ/2) E‖∇ₓ s(x)‖², R1 on real rows or R2 on fake ones: Mescheder et al. 2018, arXiv 1801.04406, eq. 9.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minigan import gradcheck
+from minigan import gradcheck, losses
 from minigan.layers import LeakyReLU, Linear, Maxout, Tanh
 from minigan.mlp import MLP, parse_layers
 
@@ -35,6 +35,8 @@ BREAKAGES = {
         self.xp.multiply(c.out, 2, out=c.e), self.xp.multiply(c.e, c.derivative, out=c.e))),
     "R1 forgets the tangent's weights": (Linear, "backward_tangent",
         lambda self, e, delta, x, xdot, p, c, g, scratch, need_e: None),
+    "the cross-entropy forgets the labels": (losses, "cross_entropy_gradient",
+        lambda logits, labels, out: np.exp(losses.log_softmax(logits)) / len(labels)),
 }  # fmt: skip
 
 
