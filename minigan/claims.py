@@ -45,6 +45,11 @@ class Claim:
         self.holds = bool(self.holds)  # of a NumPy bool, which JSON does not know
 
 
+def below(row, claim, value, limit, note=""):
+    """The Claim that a number is smaller than a limit; NaN is not. ``note`` is put before the expected value."""
+    return Claim(row, claim, f"{note} < {limit:g}".strip(), f"{value:.2g}", value < limit)
+
+
 @dataclass
 class Outcome:
     """What one run of one script left: its claims, or the last line of its complaint."""
