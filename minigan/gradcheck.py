@@ -21,10 +21,13 @@ from minigan.backend import Backend
 from minigan.data import from_array
 from minigan.errors import MiniganError
 from minigan.gan import GAN
+from minigan.mixture import GaussianMixture
 from minigan.mlp import MLP
 from minigan.options import PRIORS, UPDATES
+from minigan.vae import VAE, VAEGAN
 
 LIMITS = {"central differences": 1e-6, "complex step": 1e-12}  # for assembled networks
+SINGLE_LIMITS = {"central differences": 1e-8, "complex step": 1e-12}
 JUDGEABLE = {"central differences": 1e-3, "complex step": 1e-4}  # the smallest gradient of a tensor that is judged
 KINK_MARGIN = 2e-3  # of a pre-activation from its kink; a step of 1e-5 in a weight moves it far less
 
@@ -351,6 +354,79 @@ def check_random_gans(count, seed=0, backend=None):
     ]
 
 
+# -- The other models --------------------------------------------------------------------------------------
+
+
+def check_mixture(seed=0):
+    """The gradient of the mixture's mean log-likelihood in weights, means and covariances: a row for each method."""
+    rng, rows = np.random.default_rng(seed), []
+    mixture, x = GaussianMixture(3).build(2), rng.standard_normal((5, 2))
+    mixture.theta[...] = rng.standard_normal(mixture.theta.size)
+    grad = mixture.gradient(x)
+    for dtype in (float, complex):
+        twin = GaussianMixture(3).build(2, dtype)
+        twin.theta[...] = mixture.theta
+        method, derivative = METHODS[twin.theta.dtype.kind]
+        numerical = derivative(lambda twin=twin: twin.log_density(x).mean(), twin.theta)
+        error = worst_error(grad, numerical, np.asarray)
+        rows.append(Check("Gaussian mixture's log-likelihood", method, error, SINGLE_LIMITS[method]))
+    return rows
+
+
+def check_vae(head, images, seed=0):
+    """The gradient of -ELBO in encoder, decoder and log s²: a row for each network and method."""
+    rng = np.random.default_rng(seed)
+    data = from_array(rng.random((4, 3)), image_shape=(1, 3) if images else None)
+    options = dict(encoder_layers="5, tanh, 4, leaky_relu 0.2", decoder_layers="5, tanh, 4, leaky_relu 0.2")
+    while True:
+        vae = VAE(**options, latent_dim=2, head=head, s=0.7, batch_size=4, dtype="float64").build(data)
+        for _, theta, _ in vae.parameters():
+            theta[...] += 0.5 * rng.standard_normal(theta.size)
+        eps = rng.standard_normal((4, 2))
+        vae.draw_eps = lambda out, eps=eps: np.copyto(out, eps)
+        vae.next_gradient()
+        near = kink_distance(vae.encoder, vae.tape_encoder), kink_distance(vae.decoder, vae.tape_decoder)
+        if min(near) > KINK_MARGIN:
+            break
+    twin = VAE(**options, latent_dim=2, head=head, batch_size=4)
+    twin.dtype, twin.draw_eps = "complex128", vae.draw_eps
+    twin.build(data).tape_encoder.x[...] = vae.tape_encoder.x
+    for (_, theta, _), (_, original, _) in zip(twin.parameters(), vae.parameters(), strict=True):
+        theta[...] = original
+    rows = []
+    for model in (vae, twin):
+        for name, theta, _ in model.parameters():
+            method, derivative = METHODS[theta.dtype.kind]
+            numerical, grad = derivative(model.forward, theta), getattr(vae, f"grad_{name}")
+            error = relative_error(grad, numerical) if name == "log_s2" else worst_error(grad, numerical, np.asarray)
+            title = f"VAE's ELBO, {head}{', images' * images}: {name}"
+            rows.append(Check(title, method, error, LIMITS[method]))
+    return rows
+
+
+def check_vae_gan(seed=0):
+    """The gradients of a VAE-GAN's generator step: G's is L_G's and the ELBO's together, the encoder's the ELBO's."""
+    rng = np.random.default_rng(seed)
+    gan = VAEGAN(
+        encoder_layers="4, tanh", generator="4, tanh", discriminator="4, tanh", latent_dim=2, batch_size=5,
+        elbo_weight=0.3, init_D="he", dtype="float64",
+    ).build(from_array(rng.standard_normal((5, 3))))  # fmt: skip
+    z, eps = rng.standard_normal((2, 5, 2))
+    gan.draw_z, gan.vae.draw_eps = lambda: z, lambda out: np.copyto(out, eps)
+    gan.generator_gradient()
+
+    def loss_G():
+        logits = gan.D.forward(gan.G.forward(z, gan.tape_G), gan.tape_DG)
+        return losses.generator_loss(logits, gan.loss) + gan.elbo_weight * gan.vae.forward()
+
+    pairs = {"G": (gan.grad_G, loss_G, gan.G), "encoder": (gan.vae.grad_encoder, gan.vae.forward, gan.vae.encoder)}
+    method, limit = "central differences", LIMITS["central differences"]
+    return [
+        Check(f"VAE-GAN's step: {name}", method, worst_error(grad, central_difference(f, net.theta), np.asarray), limit)
+        for name, (grad, f, net) in pairs.items()
+    ]
+
+
 # -- The table ---------------------------------------------------------------------------------------------
 
 LAYERS = {
@@ -382,6 +458,10 @@ def run(count=50, seed=0, backend=None):
     for hidden in PENALISED:
         yield check_penalty(hidden, seed, backend)
     yield from check_random_gans(count, seed, backend)
+    yield from check_mixture(seed)
+    for head, images in (("gaussian", False), ("gaussian", True), ("bernoulli", True)):
+        yield from check_vae(head, images, seed)
+    yield from check_vae_gan(seed)
 
 
 def print_table(checks):
