@@ -235,6 +235,8 @@ def carry_out(run, say, quiet):
                 bar.set_postfix_str(
                     "V {V:.3f}  D(x) {D_real:.2f}  D(G(z)) {D_fake:.2f}".format(**numbers), refresh=False
                 )
+            if not quiet and (sentence := run.signs_of_collapse()):
+                bar.write(sentence, file=sys.stderr)
             if run.gif and (gan.step % run.frame_every == 0 or last):
                 run.keep_frame()
             if run.due() or last:

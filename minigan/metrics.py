@@ -1,4 +1,4 @@
-"""How good are the samples? Mode coverage, Parzen window, precision/recall/density/coverage, JSD.
+"""How good are the samples? Mode coverage, Parzen window, precision/recall/density/coverage, JSD, Frechet distance.
 
 Everything here runs on the host in NumPy: `x` and `fake` are host arrays of shape (N, features), in the
 data's units unless said otherwise. A GAN has no likelihood to report, so each measure looks at samples from
@@ -16,6 +16,20 @@ PARZEN_SIGMAS = np.logspace(-1, 0, 10)
 MAX_ROWS = 10_000
 STREAM_ROWS = 2_500
 NEIGHBOURS = 5
+CONFIDENT = 0.9  # a classifier's probability from which an image is taken for one of its classes
+
+# What others report, by data set and score. PacGAN4: Lin et al. 2018, tables 1 and 2. VEEGAN: Srivastava et al. 2017,
+# table 1. Both score 2,500 samples, as how_many does.
+PUBLISHED = {
+    "ring-pacgan": {"modes": "PacGAN4 7.8, VEEGAN 8", "high_quality": "PacGAN4 .959, VEEGAN .529"},
+    "grid-pacgan": {
+        "modes": "PacGAN4 24.8, VEEGAN 24.6",
+        "high_quality": "PacGAN4 .936, VEEGAN .400",
+        "reverse_kl": "PacGAN4 .04",
+    },
+    "mnist": {"parzen": "Goodfellow et al. 2014: 225 +- 2"},  # table 1
+    "mnist-paper": {"parzen": "Goodfellow et al. 2014: 225 +- 2"},
+}
 
 
 # ---- distances ---------------------------------------------------------------------------------------------
@@ -407,6 +421,136 @@ def label_histogram(labels, n_classes):
     return np.bincount(labels, minlength=n_classes) / len(labels)
 
 
+# ---- mode collapse -----------------------------------------------------------------------------------------
+
+
+def collapse_signs(dataset, fake, seed=0):
+    """What speaks for mode collapse: phrases such as "3 of 8 modes are nearly empty"; none if nothing does.
+
+    dataset: see data.py; fake (N, features), samples in its units, 500 or more. Looked for are a spread (the root of
+    the mean variance of a column, in the network's units) below half of the real one, and modes or, by the nearest
+    real row, classes that have less than a quarter of the samples due to them. `seed` picks the real rows.
+    """
+    most = len(fake) if dataset.X is None else min(len(fake), len(dataset.X))
+    real = dataset.normalise(dataset.real_samples(most, seed))
+    x = dataset.normalise(fake)
+    spread, spread_real = (float(np.sqrt(rows.var(axis=0).mean())) for rows in (x, real))
+    signs = []
+    if spread < spread_real / 2:
+        signs.append(f"their spread is {spread:.2g}, the real data's {spread_real:.2g}")
+    if dataset.modes is not None:
+        found = nearest_neighbours(fake, dataset.modes)[0]
+        due = np.full(len(dataset.modes), 1 / len(dataset.modes))
+        what = "modes"
+    elif dataset.labels is not None:
+        rows = np.random.default_rng(seed).permutation(len(dataset.X))[:MAX_ROWS]
+        classes, labels = np.unique(dataset.labels[rows], return_inverse=True)
+        found = nearest_labels(x, dataset.normalise(dataset.X[rows]), labels)
+        due = label_histogram(labels, len(classes))
+        what = "classes"
+    else:
+        return signs
+    empty = int((label_histogram(found, len(due)) < due / 4).sum())
+    if empty:
+        signs.append(f"{empty} of {len(due)} {what} {'are' if empty > 1 else 'is'} nearly empty")
+    return signs
+
+
+# ---- images through the eyes of a classifier ---------------------------------------------------------------
+
+
+def frechet_distance(a, b):
+    """d^2 = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), the squared Frechet distance of two Gaussians.
+
+    a (N, features), b (M, features); m their means, C their covariances (divided by N - 1), in float64. In the
+    features of a classifier it is what Heusel et al. 2017, eq. 6, call FID with those of Inception; the
+    formula is Dowson and Landau's, 1982. Finite samples of one distribution do not score 0, and few rows
+    score more: compare at the same N with real against real.
+    With C = R'R the trace of (C_a C_b)^1/2 is the sum of the singular values of R_a R_b'.
+    Raises ValueError if shapes disagree, values are not finite, or a set has one row.
+    """
+    a, b = _pair(a, b, "a", "b")
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a covariance needs two rows or more, got {len(a)} and {len(b)}")
+    offset = a.mean(axis=0, dtype=np.float64) - b.mean(axis=0, dtype=np.float64)
+    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return max(float(offset @ offset + (root_a**2).sum() + (root_b**2).sum() - 2 * overlap), 0.0)
+
+
+def _covariance_root(x):
+    """R with R'R the covariance of x (N, features): sqrt(w) V' of its eigendecomposition V w V'."""
+    covariance = np.cov(x, rowvar=False, dtype=np.float64).reshape(x.shape[1], -1)
+    w, V = np.linalg.eigh(covariance)
+    return np.sqrt(np.maximum(w, 0))[:, None] * V.T  # rounding makes small eigenvalues negative
+
+
+def training_distance_ratio(fake, train, held_out):
+    """Has the generator learnt rows by heart? Median distance of the fakes to their nearest training row, over
+    that of held-out real rows: 0 for copies, 1 if fakes are as far from the training rows as unseen real ones.
+
+    fake (N, features), train (M, features), held_out (L, features). NaN if half of held_out is in train.
+    Raises ValueError if shapes disagree or values are not finite.
+    """
+    fakes, reals = (float(np.median(nearest_neighbours(x, train)[1])) for x in (fake, held_out))
+    return fakes / reals if reals else math.nan
+
+
+def label_scores(probabilities, target):
+    """What a classifier says of a set of images: dict of
+
+        classes_present  classes of target > 0 that hold an accepted image
+        label_tv         total variation between the shares of the likeliest labels and ``target``
+        accepted         share of images whose likeliest class has a probability of CONFIDENT or more
+
+    probabilities (N, classes); target (classes,), the shares in the training data. Raises ValueError as
+    ``label_histogram`` and ``total_variation`` do.
+    """
+    labels, confident = probabilities.argmax(axis=1), probabilities.max(axis=1) >= CONFIDENT
+    counts = np.bincount(labels[confident], minlength=len(target))
+    return {
+        "classes_present": int(((counts > 0) & (target > 0)).sum()),
+        "label_tv": total_variation(label_histogram(labels, len(target)), target),
+        "accepted": float(confident.mean()),
+    }
+
+
+def evaluate_images(dataset, fake, classifier, seed=0):
+    """Score generated images where the data have labels and held-out images: a flat dict of Python numbers.
+
+    dataset: see data.py, with X, labels, X_test, labels_test and perhaps X_valid. fake (N, features): pixels in
+    [0, 1]; up to 10,000 are scored, and as many real ones. classifier: a trained Classifier. Returns
+        classes_present, classes, label_tv, accepted   see ``label_scores``
+        frechet                  ``frechet_distance`` of fakes and held-out images, in its features
+        training_distance_ratio  see there
+        parzen, parzen_error, parzen_sigma   ``parzen_log_likelihood`` of the held-out images, its standard error and
+                                 sigma, chosen on X_valid, or else on the last sixth of X (up to 10,000 rows)
+        real_label_tv, real_accepted   what held-out images score
+        real_frechet, real_parzen      what training images score in place of fakes
+    `seed` picks the rows. Raises ValueError as the measures do.
+    """
+    rng = np.random.default_rng(seed)
+    n = min(len(fake), len(dataset.X_test), MAX_ROWS)
+    fake = _table(fake, "fake")[rng.permutation(len(fake))[:n]]
+    held_out = dataset.X_test[rng.permutation(len(dataset.X_test))[:n]]
+    last = 0 if dataset.X_valid is not None else min(len(dataset.X) // 6, MAX_ROWS)
+    train, validation = (dataset.X[: len(dataset.X) - last], dataset.X[-last:] if last else dataset.X_valid)
+    some = train[rng.permutation(len(train))[:n]]
+
+    target = (dataset.labels[:, None] == classifier.classes).mean(axis=0)
+    p, features = classifier.look(fake)
+    p_held_out, features_held_out = classifier.look(held_out)
+    real = label_scores(p_held_out, target)
+    scores = label_scores(p, target) | {"classes": int((target > 0).sum())}
+    scores |= {"real_label_tv": real["label_tv"], "real_accepted": real["accepted"]}
+    scores["frechet"] = frechet_distance(features, features_held_out)
+    scores["real_frechet"] = frechet_distance(classifier.features(some), features_held_out)
+    scores["training_distance_ratio"] = training_distance_ratio(fake, dataset.X, held_out)
+    parzen, real_parzen = (parzen_log_likelihood(x, validation, dataset.X_test) for x in (fake, some))
+    scores |= {"parzen": parzen["mean"], "parzen_error": parzen["standard_error"], "parzen_sigma": parzen["sigma"]}
+    return scores | {"real_parzen": real_parzen["mean"]}
+
+
 # ---- one call for a data set -------------------------------------------------------------------------------
 
 
@@ -492,37 +636,50 @@ def _real_scores(real, other):
     return {f"real_{name}": value for name, value in scores.items()}
 
 
-def summary_lines(scores):
-    """The scores of `evaluate` as lines for a person, with what a perfect sampler would get where known."""
+def summary_lines(scores, published=None):
+    """The scores of `evaluate` and `evaluate_images` as lines for a person, each with what a perfect sampler or real
+    images would get, where known. published: what others report, {score: text}, such as one entry of PUBLISHED."""
+    published = published or {}
 
-    def line(name, value, note=""):
-        return f"{name:<22}{value:<12}{note}".rstrip()
+    def line(name, value, *notes):
+        return f"{name:<22}{value:<12}{', '.join(filter(None, notes))}".rstrip()
 
-    def number(key):
-        return f"{scores[key]:.4f}" if abs(scores[key]) < 0.1 else f"{scores[key]:.3f}"
+    def number(key, text="{}"):
+        """The score in `text`, or nothing if there is none."""
+        if key not in scores:
+            return ""
+        return text.format(f"{scores[key]:.4f}" if abs(scores[key]) < 0.1 else f"{scores[key]:.3f}")
+
+    def row(key, name, *notes):
+        return line(name, number(key), *notes, published.get(key))
 
     lines = [line("samples scored", str(scores["n"]))]
     if "modes" in scores:
         total = scores["total"]
         lines += [
-            line("modes found", f"{scores['modes']} of {total}"),
+            line("modes found", f"{scores['modes']} of {total}", published.get("modes")),
             line("  with half a share", f"{scores['strict_modes']} of {total}"),
-            line("within 3 sigma", number("high_quality"), f"perfect {number('perfect_high_quality')}"),
-            line("reverse KL", number("reverse_kl"), f"perfect about {number('perfect_reverse_kl')}"),
-            line("mode width / sigma", number("sigma_ratio"), "perfect 1; less: shrunken modes"),
+            row("high_quality", "within 3 sigma", number("perfect_high_quality", "perfect {}")),
+            row("reverse_kl", "reverse KL", number("perfect_reverse_kl", "perfect about {}")),
+            row("sigma_ratio", "mode width / sigma", "perfect 1; less: shrunken modes"),
         ]
     if "jsd" in scores:
-        lines.append(
-            line("JSD (nats)", number("jsd"), f"perfect about {number('perfect_jsd')}, worst {math.log(2):.3f}")
-        )
+        lines.append(row("jsd", "JSD (nats)", number("perfect_jsd", "perfect about {}"), f"worst {math.log(2):.3f}"))
     for key in ("precision", "recall", "density", "coverage"):
         if key in scores:
-            note = f"real against real {number('real_' + key)}" if "real_" + key in scores else ""
-            lines.append(line(key, number(key), note))
+            lines.append(row(key, key, number("real_" + key, "real against real {}")))
     if "label_tv" in scores:
-        perfect = f"perfect about {number('perfect_label_tv')}"
+        real, perfect = number("real_label_tv", "held-out images {}"), number("perfect_label_tv", "perfect about {}")
         lines += [
             line("classes present", f"{scores['classes_present']} of {scores['classes']}"),
-            line("label total variation", number("label_tv"), perfect),
+            row("label_tv", "label total variation", real, perfect),
         ]
+    if "frechet" in scores:
+        lines += [
+            row("accepted", f"accepted at p >= {CONFIDENT}", number("real_accepted", "held-out images {}")),
+            row("frechet", "Frechet distance", number("real_frechet", "training images {}")),
+            row("training_distance_ratio", "distance to training", "held-out images 1; 0: learnt by heart"),
+            row("parzen", "Parzen LL (nats)", f"+- {scores['parzen_error']:.1f} at sigma {scores['parzen_sigma']:.3f}",
+                number("real_parzen", "training images {}")),
+        ]  # fmt: skip
     return lines

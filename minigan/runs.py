@@ -71,6 +71,7 @@ class Run:
         self.start = time.perf_counter()
         self.saved = None  # the step of the last checkpoint
         self.saved_at = time.monotonic()  # a clock that nobody sets
+        self.signs = []  # of mode collapse, when last looked for
         self.notes = []  # what a person should know about the way it was resumed
         self.keep_previous = True  # at the next save
         self.close = unlock
@@ -253,6 +254,17 @@ class Run:
         self.frame_steps.append(self.gan.step)
         if self.data.features <= 2:
             self.frame_surfaces.append(self.gan.probability(plots.surface_grid(self.data)))
+
+    def signs_of_collapse(self):
+        """A sentence after each tenth of the run in which the samples have come to lack variety; else None."""
+        gan = self.gan
+        if gan.ranks.rank > 0 or gan.step % max(1, gan.steps // 10):
+            return None
+        before, self.signs = self.signs, metrics.collapse_signs(self.data, gan.sample(1000, seed=gan.seed))
+        if not self.signs or self.signs == before:
+            return None
+        cure = f"if that lasts, raise --r1 (it is {gan.r1:g}) or lower --lr (it is {gan.lr:g})"
+        return f"step {gan.step}: the samples lack variety: {', and '.join(self.signs)}; {cure}"
 
     def draw_animation(self):
         """training.gif"""

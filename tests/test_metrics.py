@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigan import metrics
+from minigan import load, metrics
 
 RING = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 GRID = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)], float)
@@ -403,3 +403,27 @@ def test_perfect_label_tv_is_what_true_labels_score():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(normal(24, 20, 3))
+
+
+# ---- mode collapse
+
+
+@pytest.mark.parametrize("name", ["ring", "grid", "digits", "gaussians", "moons"])
+def test_real_samples_show_no_sign_of_collapse(name):
+    data = load(name)
+    assert not any(metrics.collapse_signs(data, data.real_samples(1000, seed), seed=seed + 1) for seed in range(3))
+
+
+def test_signs_of_collapse():
+    ring, digits = load("ring"), load("digits")
+    x = ring.real_samples(4000, seed=1)
+    mode = metrics.nearest_neighbours(x, ring.modes)[0]
+    assert metrics.collapse_signs(ring, x[mode > 4]) == ["5 of 8 modes are nearly empty"]
+    assert metrics.collapse_signs(ring, x[mode > 0]) == ["1 of 8 modes is nearly empty"]
+    spread, empty = metrics.collapse_signs(ring, x[mode == 4])
+    assert spread.startswith("their spread is 0.03") and empty == "7 of 8 modes are nearly empty"
+    assert metrics.collapse_signs(digits, digits.X[digits.labels != 3]) == ["1 of 10 classes is nearly empty"]
+    moons = load("moons")
+    x = moons.real_samples(1000, seed=0)
+    assert metrics.collapse_signs(moons, x.mean(0) + 0.6 * (x - x.mean(0))) == []
+    assert len(metrics.collapse_signs(moons, x.mean(0) + 0.4 * (x - x.mean(0)))) == 1

@@ -891,3 +891,18 @@ def test_data_too_small_to_be_scored_can_be_trained_on(here, capsys):
     assert json.loads((here / "runs" / "few" / "scores.json").read_text()) == {}
     with pytest.raises(ValueError):
         metrics.evaluate(load("few.npy"), np.zeros((4, 9)))
+
+
+def test_mode_collapse_is_said_once_and_with_its_cure(fast, capsys, monkeypatch):
+    """Samples that are one point, except in the middle of the run."""
+    moons = load("moons").real_samples(1000, seed=0)
+    healthy = lambda gan: 20 <= gan.step < 28
+    sample = lambda gan, n, **how: moons[:n] if healthy(gan) else 0 * moons[:n]
+    monkeypatch.setattr(runs.GAN, "sample", sample)
+    options = "--recipe moons --steps 40 --r1 0.2 --lr 0.01 --generator 8 --discriminator 8".split()
+    assert bare(*options, "--out", "a") == 0
+    said = [line[line.index("step") :] for line in capsys.readouterr().err.splitlines() if "lack variety" in line]
+    assert [line.split(":")[0] for line in said] == ["step 4", "step 28"]
+    assert "spread is" in said[0] and said[0].endswith("raise --r1 (it is 0.2) or lower --lr (it is 0.01)")
+    assert bare(*options, "--quiet", "--out", "b") == 0
+    assert capsys.readouterr().err == ""
