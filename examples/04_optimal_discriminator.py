@@ -115,7 +115,7 @@ def run(seed=0, quick=False):
     right.text(steps, jsd, "JSD by quadrature", fontsize=9, ha="right", va="bottom")
     right.plot(np.maximum(step, 3), (V + LOG_4) / 2, color=plots.REAL, lw=1.5)
     right.errorbar(np.maximum(step, 3), (V_hat + LOG_4) / 2, 3 * error / 2, fmt="o", ms=4, color=plots.FAKE)
-    right.text(100, jsd / 3, "(V + log 4)/2\nline: by quadrature\ndots: V̂ on fresh rows, ± 3 s.e.", fontsize=9)
+    right.text(3, jsd * 0.72, "(V + log 4)/2\nline: by quadrature\ndots: V̂ on fresh rows, ± 3 s.e.", fontsize=9)
     right.set(xlabel="steps of D, G stands still (first point: step 0)", ylabel="nats", xscale="log")
     right.set_title("from below: a lower bound of the JSD", fontsize=9, loc="left")
     return found, fig
