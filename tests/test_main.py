@@ -16,7 +16,8 @@ from PIL import Image
 import minigan.__main__ as cli
 import minigan.gradcheck
 import train
-from minigan import checkpoint, load
+from minigan import checkpoint, load, metrics
+from minigan.classifier import Classifier
 
 ROOT = Path(train.__file__).resolve().parent
 TINY = [
@@ -215,6 +216,27 @@ def test_evaluate_prints_the_measures_that_fit(name, measures, at_runs, capsys):
     assert err == "" and out.startswith(f"{at_runs / name}, step 25 of 25\n")
     for measure in measures:
         assert re.search(rf"^ *{measure}", out, re.M), (measure, out)
+
+
+def test_evaluate_judges_images_that_have_held_out_labels_by_a_classifier(at_runs, monkeypatch, capsys):
+    data = load("digits")
+    data.X_test, data.labels_test = data.X[::3], data.labels[::3]
+    monkeypatch.setattr(cli, "load", lambda *args: data)
+    monkeypatch.setattr(cli, "Classifier", lambda: Classifier("64, relu", steps=300))
+    monkeypatch.setitem(metrics.PUBLISHED, "digits", {"parzen": "somebody 7"})
+    assert main("evaluate", at_runs / "digits") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, judge, *lines = out.splitlines()
+    share = re.fullmatch(r"judged by a classifier trained for it in \d+ s: (\d+\.\d)% of held-out images right", judge)
+    assert first.endswith("step 25 of 25") and float(share[1]) > 90
+    for measure in (
+        "samples scored  *1797", "precision .*real against real", "classes present  *[0-9]+ of 10",
+        "label total variation .*held-out images", "accepted at p >= 0.9 .*held-out images [0-9.]+$",
+        "Frechet distance .*training images [0-9.]+$", "distance to training",
+        "Parzen LL .*[+]- [0-9.]+ at sigma [0-9.]+, training images [0-9.]+, somebody 7$",
+    ):  # fmt: skip
+        assert any(re.match(measure, line) for line in lines), (measure, out)
 
 
 def test_evaluate_depends_on_its_seed_and_the_weights(at_runs, capsys):

@@ -1,6 +1,7 @@
 """Every measure against a number known from elsewhere: brute force in float64, a formula, a hand count."""
 
 import math
+import re
 import tracemalloc
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from minigan import load, metrics
+from minigan.data import NAMES
 
 RING = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 GRID = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)], float)
@@ -380,6 +382,151 @@ def test_perfect_label_tv_is_what_true_labels_score():
     assert np.mean([s["label_tv"] for s in scores]) == pytest.approx(scores[0]["perfect_label_tv"], rel=0.15)
 
 
+# ---- images ------------------------------------------------------------------------------------------------
+
+
+def rows_with(mean, covariance, n, seed):
+    """n rows whose own mean and covariance are these, to rounding."""
+    x = normal(seed, n, len(mean), dtype=np.float64)
+    x -= x.mean(axis=0)
+    to_unit = np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False).reshape(covariance.shape)))
+    return x @ to_unit.T @ np.linalg.cholesky(covariance).T + mean
+
+
+def test_frechet_distance_of_known_gaussians():
+    a, b = np.array([4.0, 1, 9]), np.array([1.0, 1, 25])
+    x, y = rows_with([0, 0, 0], np.diag(a), 50, 30), rows_with([1, -2, 0], np.diag(b), 70, 31)
+    assert metrics.frechet_distance(x, y) == pytest.approx(1 + 4 + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum(), rel=1e-12)
+    # Two covariances that do not commute: tr (AB)^1/2 = (tr AB + 2 (det AB)^1/2)^1/2 for 2 x 2 matrices
+    A, B = np.array([[2.0, 1], [1, 3]]), np.array([[5.0, -2], [-2, 1]])
+    overlap = math.sqrt(np.trace(A @ B) + 2 * math.sqrt(np.linalg.det(A @ B)))
+    x, y = rows_with([3, 0], A, 50, 32), rows_with([0, 4], B, 40, 33)
+    expected = 25 + np.trace(A) + np.trace(B) - 2 * overlap
+    assert metrics.frechet_distance(x, y) == pytest.approx(expected, rel=1e-12)
+    assert metrics.frechet_distance(y, x) == pytest.approx(expected, rel=1e-12)
+    line = rows_with([0], np.array([[4.0]]), 10, 34)
+    assert metrics.frechet_distance(line, 3 * line + 5) == pytest.approx(25 + (6 - 2) ** 2, rel=1e-12)
+
+
+def test_frechet_distance_of_equal_sets_is_0_and_far_from_0_they_keep_their_digits():
+    x = normal(35, 300, 20)
+    assert metrics.frechet_distance(x, x) < 1e-12
+    assert metrics.frechet_distance(x[:10], x[:10][::-1]) < 1e-12  # fewer rows than features
+    far = x.astype(np.float64) + 1e4
+    assert metrics.frechet_distance(far, far + 0.001) == pytest.approx(20 * 0.001**2, rel=1e-4)
+
+
+def test_frechet_distance_knows_real_from_shrunken_and_collapsed():
+    x, y = normal(36, 2000, 10), normal(37, 2000, 10)
+    real, shrunken, collapsed = (metrics.frechet_distance(x, z) for z in (y, y / 2, y * 0))
+    assert real < 0.05 < 2 < shrunken == pytest.approx(10 / 4, rel=0.05)
+    assert collapsed == pytest.approx(10, rel=0.05)
+
+
+def test_training_distance_of_copies_fresh_rows_and_blurred_copies():
+    train, held_out, fresh = normal(38, 500, 8), normal(39, 300, 8), normal(40, 300, 8)
+    assert metrics.training_distance_ratio(train[:100], train, held_out) == 0
+    assert metrics.training_distance_ratio(fresh, train, held_out) == pytest.approx(1, abs=0.05)
+    blurred = train[:300] + 0.01 * fresh
+    unseen = np.median(distances(held_out, train).min(axis=1))
+    by_hand = np.median(0.01 * np.linalg.norm(fresh.astype(np.float64), axis=1)) / unseen
+    assert metrics.training_distance_ratio(blurred, train, held_out) == pytest.approx(by_hand, rel=1e-4)
+    assert math.isnan(metrics.training_distance_ratio(fresh, train, train))
+
+
+def test_label_scores_by_hand():
+    p = np.array([[0.95, 0.05, 0, 0], [0.9, 0.1, 0, 0], [0.2, 0.7, 0.1, 0], [0, 0, 0, 1.0]])
+    scores = metrics.label_scores(p, np.array([0.5, 0.25, 0.25, 0]))
+    assert scores["accepted"] == 0.75  # .9 is enough, .7 is not
+    assert scores["label_tv"] == 0.25  # a quarter has gone from class 2 to class 3
+    assert scores["classes_present"] == 1  # class 1 has no accepted image, 2 none at all, and 3 is not in the data
+
+
+class Nearest:
+    """A stand-in for a trained Classifier: class i is near 4 times the i-th unit vector."""
+
+    classes = np.arange(4) + 10
+
+    def look(self, x):
+        likelihood = np.exp(4 * np.asarray(x, np.float64)[:, :4])
+        return likelihood / likelihood.sum(axis=1, keepdims=True), x[:, :5]
+
+    def features(self, x):
+        return self.look(x)[1]
+
+
+def images(n, seed, classes=4):
+    """(rows, labels) of `classes` equal classes."""
+    labels = np.arange(n) % classes
+    return (4 * np.eye(4, 12)[labels] + 0.3 * normal(seed, n, 12)).astype(np.float32), labels + 10
+
+
+@pytest.fixture(scope="module")
+def image_set():
+    (X, labels), (X_test, labels_test) = images(1200, 41), images(400, 42)
+    return data_set(features=12, X=X, labels=labels, X_test=X_test, labels_test=labels_test, X_valid=None)
+
+
+def test_evaluate_images_a_perfect_sampler_scores_what_real_images_do(image_set):
+    scores = metrics.evaluate_images(image_set, images(400, 43)[0], Nearest())
+    assert (scores["classes_present"], scores["classes"]) == (4, 4)
+    assert scores["label_tv"] == scores["real_label_tv"] == 0
+    assert scores["accepted"] == scores["real_accepted"] == 1
+    assert (
+        0 < scores["frechet"] < 0.05 and 0 < scores["real_frechet"] < 0.05
+    )  # the latter's classes are not quite equal
+    assert scores["training_distance_ratio"] == pytest.approx(1, abs=0.05)
+    assert scores["parzen"] == pytest.approx(scores["real_parzen"], abs=3 * scores["parzen_error"])
+    assert all(type(value) in (int, float) for value in scores.values())
+
+
+def test_evaluate_images_a_collapsed_sampler(image_set):
+    scores = metrics.evaluate_images(image_set, images(400, 44, classes=1)[0], Nearest())
+    assert (scores["classes_present"], scores["classes"]) == (1, 4)
+    assert scores["label_tv"] == 0.75 and scores["accepted"] == 1
+    # the mean is 4 (3/4, -1/4, -1/4, -1/4) away, and a real class's 4 x 4 covariance is 16 (I/4 - 1/16) + .09 I
+    assert scores["frechet"] == pytest.approx(16 * 0.75 + 3 * (math.sqrt(4.09) - 0.3) ** 2, rel=0.02)
+    assert scores["parzen"] < scores["real_parzen"] - 10
+
+
+def test_evaluate_images_a_sampler_that_copies_and_one_of_noise(image_set):
+    copies = metrics.evaluate_images(image_set, image_set.X[-400:], Nearest())
+    assert copies["training_distance_ratio"] == 0  # though all else is perfect
+    assert copies["accepted"] == 1 and copies["frechet"] < 0.05
+    noise = metrics.evaluate_images(image_set, normal(45, 400, 12), Nearest())
+    assert noise["accepted"] < 0.8 and noise["frechet"] > 5 and noise["training_distance_ratio"] > 1.5
+
+
+def test_evaluate_images_chooses_sigma_on_rows_kept_for_it(image_set):
+    wide = data_set(**vars(image_set) | {"X_valid": 3 * image_set.X_test})
+    narrow, wider = (metrics.evaluate_images(data, images(400, 46)[0], Nearest()) for data in (image_set, wide))
+    assert narrow["parzen_sigma"] < wider["parzen_sigma"] == 1
+    expected = metrics.parzen_log_likelihood(images(400, 46)[0], image_set.X[-200:], image_set.X_test)
+    assert narrow["parzen"] == pytest.approx(expected["mean"], abs=1e-3)
+    assert narrow["parzen_error"] == pytest.approx(expected["standard_error"], rel=1e-3)
+
+
+def test_lines_for_images_and_published_values(image_set):
+    fake = images(400, 47)[0]
+    scores = metrics.evaluate(image_set, fake, reference=True) | metrics.evaluate_images(image_set, fake, Nearest())
+    lines = dict(re.match(r"(.{21}\S*) +(.*)", line).groups() for line in check_plain(scores))
+    lines = {name.strip(): rest for name, rest in lines.items()}
+    assert re.match(r"0.0000 +held-out images 0.0000, perfect about 0", lines["label total variation"])
+    assert re.match(r"1.000 +held-out images 1.000$", lines["accepted at p >= 0.9"])
+    assert re.match(r"0.00\d+ +training images 0.0[1-4]", lines["Frechet distance"])
+    assert "Goodfellow" not in lines["Parzen LL (nats)"]
+    assert "225 +- 2" in metrics.summary_lines(scores, metrics.PUBLISHED["mnist"])[-1]
+    scores = metrics.evaluate(data_set(modes=GRID, sigma=0.05), mixture(GRID, 0.05, 2500, 3))
+    text = "\n".join(metrics.summary_lines(scores, metrics.PUBLISHED["grid-pacgan"]))
+    for part in ("25 of 25 .*PacGAN4 24.8", "within 3 sigma .*perfect 0.989, PacGAN4 .936, VEEGAN", "KL .*PacGAN4 .04"):
+        assert re.search(part, text), text
+
+
+def test_published_values_belong_to_data_and_scores_that_exist():
+    lines = {"modes", "high_quality", "reverse_kl", "parzen"}
+    assert all(name in NAMES and set(values) <= lines for name, values in metrics.PUBLISHED.items())
+
+
 # ---- mistakes ----------------------------------------------------------------------------------------------
 
 
@@ -398,6 +545,9 @@ def test_perfect_label_tv_is_what_true_labels_score():
         (lambda x: metrics.nearest_labels(x, x, np.arange(3)), "one for each real row"),
         (lambda x: metrics.label_histogram(np.array([0, 4]), 4), "0 .. 3"),
         (lambda x: metrics.evaluate(data_set(features=2), x), "fake has 3 features"),
+        (lambda x: metrics.frechet_distance(x, x[:1]), "two rows or more, got 20 and 1"),
+        (lambda x: metrics.frechet_distance(x, x[:, :2]), "3 features and b has 2"),
+        (lambda x: metrics.training_distance_ratio(x * np.inf, x, x), "NaN or infinite"),
     ],
 )
 def test_mistakes_are_named(call, message):
