@@ -80,7 +80,7 @@ def parser():
         "--generator",
         metavar="LAYERS",
         help="hidden layers, such as '256, relu, 256, relu'; also leaky_relu 0.2, "
-        "tanh, sigmoid, dropout KEEP, maxout UNITSxPIECES",
+        "tanh, sigmoid, dropout KEEP, maxout UNITSxPIECES, fourier OCTAVES",
     )
     g.add_argument("--discriminator", metavar="LAYERS", help="the same for the discriminator")
     g.add_argument("--latent-dim", type=int, metavar="N", help="size of the noise z")

@@ -312,7 +312,7 @@ def _held_gan(options, rng, features, backend=None):
 
 def random_options(rng):
     """Options of a random small GAN: depth, width, layers, prior, loss, update, batch and penalties."""
-    layers = ["relu", "leaky_relu 0.2", "tanh", "sigmoid", "maxout", "dropout 0.7"]
+    layers = ["relu", "leaky_relu 0.2", "tanh", "sigmoid", "maxout", "dropout 0.7", "fourier 2"]
 
     def network():
         parts = []
@@ -321,7 +321,7 @@ def random_options(rng):
             width = int(rng.integers(1, 6))
             if kind == "maxout":
                 parts.append(f"maxout {width}x{rng.integers(1, 4)}")
-            elif kind.startswith("dropout"):
+            elif kind.startswith(("dropout", "fourier")):
                 parts.append(kind)
             else:
                 parts += [str(width), kind]
@@ -437,6 +437,7 @@ LAYERS = {
     "LeakyReLU": lambda n, xp: L.LeakyReLU(n, 0.2, xp),
     "Tanh": lambda n, xp: L.Tanh(n, xp),
     "Sigmoid": lambda n, xp: L.Sigmoid(n, xp),
+    "Fourier": lambda n, xp: L.Fourier(n, 3, xp),
 }
 
 
@@ -447,6 +448,7 @@ PENALISED = (
     "4, tanh, 3, tanh",
     "4, sigmoid, 3, sigmoid",
     "6, tanh, dropout 0.8, maxout 4x2, 4, sigmoid",
+    "fourier 3, 6, relu, 2, fourier 2, 3, tanh",
 )
 
 

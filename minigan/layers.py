@@ -188,6 +188,70 @@ class Dropout:
         return None if e is None else self.xp.multiply(e, c.mask, out=c.e)
 
 
+class Fourier:
+    """out = [x, sin x, cos x, sin 2x, cos 2x, sin 4x, cos 4x, ...] with so many octaves: a first layer for fine detail.
+
+    A plain network learns what varies over short distances last (Tancik et al., 2020; these frequencies are those of
+    Mildenhall et al., 2020, eq. 4). It has no parameters; x itself stays among the features.
+    """
+
+    shapes = ()
+
+    def __init__(self, n_in, octaves, xp=np):
+        self.groups = 1 + 2 * octaves  # of n_in columns each: x, then a sine and a cosine of each octave
+        self.n_in, self.n_out = n_in, n_in * self.groups
+        self.octaves, self.xp = octaves, xp
+
+    def buffers(self, n, dtype):
+        wide, by_group, narrow = (n, self.n_out), (n, self.groups, self.n_in), (n, self.n_in)
+        return empty(self.xp, dtype, out=wide, tangent=wide, slope=by_group, product=by_group, dx=narrow, e=narrow)
+
+    def forward(self, x, p, c, rng=None):
+        out = self._by_group(c.out)
+        out[:, 0] = x
+        for k in range(self.octaves):
+            angle = self.xp.multiply(x, 2.0**k, out=c.dx)
+            self.xp.sin(angle, out=out[:, 1 + 2 * k])
+            self.xp.cos(angle, out=out[:, 2 + 2 * k])
+        return c.out
+
+    def backward(self, dout, x, p, c, g=None, need_dx=True):
+        if not need_dx:
+            return None
+        out = self._by_group(c.out)
+        c.slope[:, 0] = 1
+        for k in range(self.octaves):
+            self.xp.multiply(out[:, 2 + 2 * k], 2.0**k, out=c.slope[:, 1 + 2 * k])
+            self.xp.multiply(out[:, 1 + 2 * k], -(2.0**k), out=c.slope[:, 2 + 2 * k])
+        self.xp.multiply(self._by_group(dout), c.slope, out=c.product)
+        return c.product.sum(axis=1, out=c.dx)
+
+    def input_gradient(self, c):
+        return c.dx
+
+    def tangent(self, xdot, p, c):
+        self.xp.multiply(c.slope, xdot[:, None], out=self._by_group(c.tangent))
+        return c.tangent
+
+    def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
+        """outdot = slope xdot depends on x: sin'' = -4ᵏ sin and cos'' = -4ᵏ cos; and e comes down as dout does."""
+        if not need_e:
+            return None
+        out = self._by_group(c.out)
+        c.product[:, 0] = 0
+        for k in range(self.octaves):
+            self.xp.multiply(out[:, 1 + 2 * k : 3 + 2 * k], -(4.0**k), out=c.product[:, 1 + 2 * k : 3 + 2 * k])
+        c.product *= self._by_group(delta)
+        c.product *= xdot[:, None]
+        if e is not None:
+            c.slope *= self._by_group(e)
+            c.product += c.slope
+        return c.product.sum(axis=1, out=c.e)
+
+    def _by_group(self, a):
+        return a.reshape(len(a), self.groups, self.n_in)
+
+
 class LeakyReLU:
     """out = max(x, slope x), element by element; 0 <= slope < 1."""
 

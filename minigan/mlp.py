@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from minigan.errors import MiniganError
-from minigan.layers import Dropout, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh
+from minigan.layers import Dropout, Fourier, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh
 
 ACTIVATIONS = {"relu": ReLU, "leaky_relu": LeakyReLU, "tanh": Tanh, "sigmoid": Sigmoid}
 
@@ -168,6 +168,8 @@ def _parse_layer(part, width, xp):
                 return Linear(width, int(units), xp)
             case ["leaky_relu", slope] if 0 <= float(slope) < 1:
                 return LeakyReLU(width, float(slope), xp)
+            case ["fourier", octaves] if 0 < int(octaves) <= 16:
+                return Fourier(width, int(octaves), xp)
             case ["dropout", keep] if 0 < float(keep) <= 1:
                 return Dropout(width, float(keep), xp)
             case ["maxout", size] if min(map(int, size.split("x"))) > 0:
@@ -179,5 +181,5 @@ def _parse_layer(part, width, xp):
         pass
     raise MiniganError(
         f"layer '{part}' is not understood; write layers as '256, relu', with a width, relu, leaky_relu 0.2, "
-        "tanh, sigmoid, dropout KEEP (0-1] or maxout UNITSxPIECES"
+        "tanh, sigmoid, dropout KEEP (0-1], maxout UNITSxPIECES or fourier OCTAVES"
     )

@@ -202,8 +202,12 @@ class ndarray:
         return ndarray(host)
 
     @_recorded
-    def sum(self, axis=None, keepdims=False):
-        return _new(self._host.sum(axis, keepdims=keepdims))
+    def sum(self, axis=None, keepdims=False, out=None):
+        if out is None:
+            return _new(self._host.sum(axis, keepdims=keepdims))
+        self._host.sum(axis, keepdims=keepdims, out=out._host)
+        counts["launches"] += 1
+        return out
 
     @_recorded
     def mean(self, axis=None, keepdims=False):

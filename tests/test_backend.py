@@ -163,7 +163,7 @@ def images():
 
 EVERY_LAYER = dict(
     generator="dropout 0.9, 6, relu, maxout 5x3, 5, sigmoid, 5, tanh",
-    discriminator="dropout 0.8, maxout 6x2, 5, leaky_relu 0.2, 5, tanh, 5, sigmoid, dropout 0.5, 4, relu",
+    discriminator="dropout 0.8, fourier 2, maxout 6x2, 5, leaky_relu 0.2, 5, tanh, 5, sigmoid, dropout 0.5, 4, relu",
 )
 PLAIN = dict(generator="8, relu", discriminator="8, leaky_relu 0.2", r1=0.0)
 CASES = {

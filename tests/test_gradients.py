@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minigan import gradcheck, losses
-from minigan.layers import LeakyReLU, Linear, Maxout, Tanh
+from minigan.layers import Fourier, LeakyReLU, Linear, Maxout, Tanh
 from minigan.mlp import MLP, parse_layers
 
 
@@ -18,7 +18,8 @@ def test_every_gradient_in_the_table_passes():
 def test_random_networks_cover_every_layer_prior_loss_and_update():
     rng = np.random.default_rng(0)
     text = " ".join(str(gradcheck.random_options(rng)) for _ in range(200))
-    words = "relu leaky_relu tanh sigmoid maxout dropout normal uniform spherical minimax non-saturating simultaneous"
+    words = "relu leaky_relu tanh sigmoid maxout dropout fourier normal uniform spherical minimax non-saturating "
+    words += "simultaneous"
     assert all(word in text for word in words.split())
 
 
@@ -33,6 +34,10 @@ BREAKAGES = {
         c.wins.fill(0), c.wins[:, 0].fill(1))),
     "Tanh's curvature has the wrong sign": (Tanh, "_second_derivative", lambda self, c: (
         self.xp.multiply(c.out, 2, out=c.e), self.xp.multiply(c.e, c.derivative, out=c.e))),
+    "Fourier forgets the octaves": (Fourier, "backward", lambda self, dout, x, p, c, g=None, need_dx=True: (
+        c.slope.fill(1), (self._by_group(dout) * c.slope).sum(axis=1, out=c.dx))[1]),
+    "Fourier has no curvature": (Fourier, "backward_tangent", lambda self, e, delta, x, xdot, p, c, g, scratch, need_e:
+        None if e is None else (c.slope * self._by_group(e)).sum(axis=1)),
     "R1 forgets the tangent's weights": (Linear, "backward_tangent",
         lambda self, e, delta, x, xdot, p, c, g, scratch, need_e: None),
     "the cross-entropy forgets the labels": (losses, "cross_entropy_gradient",

@@ -12,7 +12,7 @@ from minigan.errors import MiniganError
 from minigan.layers import Dropout, LeakyReLU, Maxout
 from minigan.mlp import MLP, parse_layers
 
-EVERY_LAYER = "6, tanh, dropout 0.8, maxout 5x3, 4, sigmoid, 4, leaky_relu 0.2, 3, relu"
+EVERY_LAYER = "fourier 2, 6, tanh, dropout 0.8, maxout 5x3, 4, sigmoid, 4, leaky_relu 0.2, 3, relu"
 
 
 def network(text=EVERY_LAYER, n_in=3, n_out=1, dtype=np.float32, seed=0):
