@@ -483,7 +483,7 @@ def test_evaluate_images_a_perfect_sampler_scores_what_real_images_do(image_set)
 def test_evaluate_images_a_collapsed_sampler(image_set):
     scores = metrics.evaluate_images(image_set, images(400, 44, classes=1)[0], Nearest())
     assert (scores["classes_present"], scores["classes"]) == (1, 4)
-    assert scores["label_tv"] == 0.75 and scores["accepted"] == 1
+    assert scores["label_tv"] == 0.75 and scores["real_label_tv"] == 0 and scores["accepted"] == 1
     # the mean is 4 (3/4, -1/4, -1/4, -1/4) away, and a real class's 4 x 4 covariance is 16 (I/4 - 1/16) + .09 I
     assert scores["frechet"] == pytest.approx(16 * 0.75 + 3 * (math.sqrt(4.09) - 0.3) ** 2, rel=0.02)
     assert scores["parzen"] < scores["real_parzen"] - 10
