@@ -3,9 +3,8 @@
 Source: S3, section 4; Goodfellow et al. 2014, section 6: "G must not be trained too much without updating D", or it
 "collapses too many values of z to the same value of x". For a fixed D, G's loss E_z[-log D(G(z))] is least if every z
 goes to the one x where D is largest. So: 50 steps of G for each step of D collapse G onto a point that flees around.
-What tells it is in every report of GAN.report(): ``spread``, the standard deviation of a fake batch, over
-``spread_real``. The alarm is a median of the last five ratios below one half (a single one may jump: all samples flee at
-once). The cure: one step for one again, and R1, which keeps D from pulling all samples to one side (Mescheder 2018).
+What tells it is in every GAN.report(): ``spread``, the standard deviation of a fake batch, over ``spread_real``.
+The alarm is a median of the last five ratios below one half (a single one may jump, as all flee at once). The cure: one step for one again, and R1, which keeps D from pulling all samples to one side (Mescheder 2018).
 What the ratio cannot see: two modes far apart spread like eight. Hence mode coverage beside it.
 """
 
@@ -91,8 +90,10 @@ def run(seed=0, quick=False):
 
 def draw(data, step, ratio, modes, alarm, healthy_ratio, fakes, collapse):
     """Spread and modes over training, and the samples."""
-    fig, axes = claims.figure("The Helvetica scenario: too many steps of G collapse it, its spread tells, R1 and one step "
-                              "for one cure it", columns=2 + len(fakes), width=14, height=3.6)  # fmt: skip
+    title = (
+        "The Helvetica scenario: too many steps of G collapse it, its spread tells; one step for one, and R1, cure it"
+    )
+    fig, axes = claims.figure(title, columns=2 + len(fakes), width=14, height=3.6)
     for ax in axes[:2]:
         ax.axvspan(step[0], collapse, color=plots.FAKE, alpha=0.12, lw=0)
         ax.set(xscale="log", xlim=(step[0], step[-1]), xlabel="steps of D, log scale")
@@ -105,7 +106,15 @@ def draw(data, step, ratio, modes, alarm, healthy_ratio, fakes, collapse):
     ax.plot(step[alarm], np.full(alarm.sum(), 0.03), "|", color=plots.INK, ms=10)
     ax.axhline(ALARM, color=plots.GREY, lw=0.8, ls=":")
     ax.text(step[-1], 1.12, "healthy run", color=plots.REAL, fontsize=9, ha="right")
-    ax.text(step[-1], ALARM + 0.02, "alarm if the median of 5\nis below", color=plots.GREY, fontsize=8.5, ha="right")
+    ax.text(
+        step[-1],
+        ALARM - 0.03,
+        "alarm if the median of 5 is below",
+        color=plots.GREY,
+        fontsize=8.5,
+        ha="right",
+        va="top",
+    )
     ax.text(step[0] * 1.1, 0.1, "alarm", fontsize=9)
     ax.set(ylabel="spread of fakes / spread of data", ylim=(0, 2))
     axes[1].plot(step, modes, color=plots.P_G, lw=1.2)
