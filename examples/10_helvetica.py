@@ -4,7 +4,8 @@ Source: S3, section 4; Goodfellow et al. 2014, section 6: "G must not be trained
 "collapses too many values of z to the same value of x". For a fixed D, G's loss E_z[-log D(G(z))] is least if every z
 goes to the one x where D is largest. So: 50 steps of G for each step of D collapse G onto a point that flees around.
 What tells it is in every GAN.report(): ``spread``, the standard deviation of a fake batch, over ``spread_real``.
-The alarm is a median of the last five ratios below one half (a single one may jump, as all flee at once). The cure: one step for one again, and R1, which keeps D from pulling all samples to one side (Mescheder 2018).
+The alarm is a median of the last five ratios below one half (a single one may jump, as all flee at once). The cure: one
+step for one again, and R1, which keeps D from pulling all samples to one side (Mescheder et al. 2018).
 What the ratio cannot see: two modes far apart spread like eight. Hence mode coverage beside it.
 """
 
