@@ -5,8 +5,8 @@ Source: S2, S4; Kingma and Welling 2014, eq. 3. For any q(z|x) (S2 writes q(z); 
     log p(x) - ELBO(x) = KL(q(z|x) ‖ p(z|x)) >= 0,    ELBO = E_q log p(x|z) - KL(q(z|x) ‖ p(z)).
 
 In the linear-Gaussian model x = W z + b + s ε all of it has closed forms (probabilistic PCA, Tipping and Bishop 1999),
-so the slack can be checked for any q, and the best log-likelihood that a linear VAE can reach is known. (VAE against GAN, on
-digits: 12_vae_gan.py.)
+so the slack can be checked for any q, and the best log-likelihood that a linear VAE can reach is known. (The script
+12_vae_gan.py plays a VAE against a GAN, on the digits.)
 """
 
 import math
