@@ -96,7 +96,7 @@ def run(seed=0, quick=False):
         squared_path.append(theta.copy())
     squared_path = np.array(squared_path)
     steps = 2000 if quick else 4000
-    path = adversarial(seed, steps)
+    path = adversarial(seed, 4000)
     by_likelihood, by_squares = fit(likelihood, rng, steps), fit(squared, rng, steps // 4)
 
     x = np.linspace(-1.5, 1.5, 301)[:, None]

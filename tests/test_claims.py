@@ -32,7 +32,7 @@ TAIL = '\nif __name__ == "__main__":\n    claims.main(run)\n'
 def load_script(path):
     """A script of examples/ as a module; its name is no identifier."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # inspect looks for a class's source there
     spec.loader.exec_module(module)
     return module
 
@@ -48,7 +48,7 @@ def test_every_claim_holds(path):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_every_script_says_what_it_claims_and_can_be_read_at_once(path):
     assert len(claims.docstring(path)) > 200
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 160
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 180
 
 
 @pytest.fixture
