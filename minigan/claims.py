@@ -32,7 +32,7 @@ WIDTHS = (48, 26, 44, 9)  # of the printed table: claim, expected, measured, hol
 class Claim:
     """One statement and what was found: ``holds`` must follow from numbers within the tolerance of ``expected``.
 
-    row is its number in the list of what the source documents claim (docs/math.md, section 12).
+    row is its number in the list of what the source documents claim (docs/math.md, section 13).
     """
 
     row: int
