@@ -138,9 +138,7 @@ def run(seed=0, quick=False):
         right.plot(x, a, color=color, lw=1)
     right.plot(x, true_mu(x) + true_sigma(x), ":", x, true_mu(x) - true_sigma(x), ":", color=plots.INK, lw=1.2)
     right.set(xlabel="x", ylabel="y", xlim=(-1.5, 1.5))
-    right.set_title(
-        "μ(x) ± σ(x): the data's (dotted), by likelihood (band), by squares (a line)", fontsize=8.5, loc="left"
-    )
+    right.set_title("μ(x) ± σ(x): data's dotted; likelihood: band; squares: a line", fontsize=8.5, loc="left")
     return found, fig
 
 
