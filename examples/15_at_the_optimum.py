@@ -1,10 +1,10 @@
 """At the optimum p_g = p_data and D = 1/2 everywhere: V = -log 4, and G gets no signal.
 
-Source: Goodfellow et al. 2014, section 4 and Figure 1 (the upper row, and the animation beside this picture: data
-dotted, samples green, D dashed); S0, S3, S4. That D answers 1/2 is necessary, but not sufficient: D may merely not
-have noticed. The test is a *fresh* D, trained at length against the finished G: on rows it has not seen it must do
-no better than chance. (A judge that is small or trained briefly passes anything: this one takes 3,000 steps.) "No valuable information for generator's further training" (S0) is exact: if D is constant,
-whatever its value, dL_G/dθ_G = 0.
+Source: Goodfellow et al. 2014, section 4 and Figure 1 (the upper row, and the animation beside this picture);
+S0, S3, S4. That D answers 1/2 is necessary, not sufficient: D may merely not have noticed. The test is a *fresh* D,
+trained at length against the finished G: on rows it has not seen it must do hardly better than chance. (A judge that
+is small or trained briefly passes anything; this one takes 3,000 steps.) "No valuable information for generator's
+further training" (S0) is exact: if D is constant, whatever its value, dL_G/dθ_G = 0.
 """
 
 import sys
@@ -119,7 +119,9 @@ def run(seed=0, quick=False):
         ax.set(ylim=(0, 1.05), xlim=(x[0], x[-1]), xlabel="x")
         jsd = metrics.jensen_shannon_1d(gan.data.density, samples, x[0], x[-1])
         ax.set_title(f"step {step:,}: JSD {jsd:.3f}", fontsize=9, loc="left")
-    axes[0, 0].set_ylabel("density; D(x) dashed")
+    axes[0, 0].set_ylabel("density; D(x)")
+    for text, height, color in (("D(x)", 0.9, plots.REAL), ("data", 0.8, plots.INK), ("samples", 0.7, plots.P_G)):
+        axes[0, 0].text(x[-1], height, text, color=color, fontsize=9, ha="right")
     log = {
         name: {key: [row[key] for row in gan.history] for key in gan.history[0]} for name, (gan, _) in trained.items()
     }
@@ -145,7 +147,7 @@ def run(seed=0, quick=False):
     axes[1, 2].set_title(f"{last.data.name}, 1,500 points each", fontsize=9, loc="left")
     axes[1, 3].plot([0, 1], [0, 1], color=plots.GREY, lw=0.8)
     axes[1, 3].set(xlabel="generated rows called real", ylabel="real rows called real", aspect="equal")
-    axes[1, 3].set_title("a fresh D, G finished: chance", fontsize=9, loc="left")
+    axes[1, 3].set_title("a fresh D, G finished: near chance", fontsize=9, loc="left")
     for ax in axes[1]:
         ax.legend(frameon=False, fontsize=8)
     if not quick:
