@@ -353,7 +353,7 @@ def test_gradcheck(right, monkeypatch, capsys):
     assert "numpy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [[], ["sample"], ["evaluate"], ["gradcheck"]])
+@pytest.mark.parametrize("command", [[], ["sample"], ["evaluate"], ["gradcheck"], ["claims"]])
 def test_help_tells_every_option(command, capsys):
     assert main(*command, "--help") == 0
     out, err = capsys.readouterr()
@@ -365,7 +365,7 @@ def test_help_tells_every_option(command, capsys):
         name = (action.option_strings or [action.metavar])[-1]
         assert name in out and (action.help or not command), name
     if not command:
-        assert list(commands) == ["sample", "evaluate", "gradcheck"] and all(name in out for name in commands)
+        assert list(commands) == ["sample", "evaluate", "gradcheck", "claims"] and all(name in out for name in commands)
 
 
 def test_the_module_runs_from_anywhere(at_runs, tmp_path):
