@@ -126,11 +126,19 @@ def make_folder(path):
 
 def save(stem, claims, fig):
     """Write the picture, the animation if there is one, and the claims, beside each other."""
-    plots._write(stem.with_name(stem.name + ".png"), plots._figure_png(fig))
-    if hasattr(fig, "gif"):
-        plots._write(stem.with_name(stem.name + ".gif"), fig.gif)
     content = json.dumps([asdict(claim) for claim in claims], ensure_ascii=False, indent=1)
-    stem.with_name(stem.name + ".json").write_text(content, encoding="utf-8")
+    write(stem.with_name(stem.name + ".png"), plots._figure_png(fig))
+    if hasattr(fig, "gif"):
+        write(stem.with_name(stem.name + ".gif"), fig.gif)
+    write(stem.with_name(stem.name + ".json"), content.encode())
+
+
+def write(path, content):
+    """Put bytes in place in one move; one sentence if that is not possible."""
+    try:
+        plots._write(path, content)
+    except OSError as error:
+        raise MiniganError(f"{path} cannot be written ({error.strerror}); choose another folder with --out") from error
 
 
 def print_table(rows):
@@ -161,7 +169,7 @@ def run_all(seed=0, seeds=1, out=OUT, only=None):
         print(f"\n{script.stem}: {title(script)}")
         print_table(merge(found))
     page = folder / "claims.html"
-    plots._write(page, make_page(by_script).encode())
+    write(page, make_page(by_script).encode())
     good = sum(claim.holds for o in outcomes for claim in o.claims)
     crashed = sum(bool(o.crash) for o in outcomes)
     failed = f", {crashed} failed to run" * bool(crashed)

@@ -104,6 +104,9 @@ def test_mistakes_are_one_sentence(examples, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["claims", "--out", "file"]) == 2
     assert "choose another with --out" in capsys.readouterr().err
+    (tmp_path / "page" / "claims.html").mkdir(parents=True)
+    assert cli.main(["claims", "--only", "1", "--out", "page"]) == 2
+    assert capsys.readouterr().err.endswith("cannot be written (Is a directory); choose another folder with --out\n")
     monkeypatch.setattr(claims, "EXAMPLES", tmp_path / "nowhere")
     assert cli.main(["claims"]) == 2
     assert capsys.readouterr().err.endswith("run this in a checkout of the repository\n")
