@@ -94,8 +94,9 @@ def draw(test, again, fakes, scores):
     fig, axes = claims.figure(title, columns=2 + len(fakes), width=4 + 2.6 * len(fakes), height=3.4)
     show = lambda ax, x: ax.imshow(plots._image_grid(load("digits"), x, 600, most=49), cmap="gray")
     colors = (plots.P_G, plots.FAKE, plots.REAL, plots.GREY)
-    for (name, score), color, marker in zip(scores.items(), colors, "*oDs", strict=False):
-        axes[0].plot([score[k] for k in MEASURES], range(4), marker, color=color, ms=8, label=name)
+    for (name, score), color, marker in zip(scores.items(), colors, "|oDs", strict=False):
+        axes[0].plot([score[k] for k in MEASURES], range(4), marker, color=color, ms=18 if marker == "|" else 7, mew=2,
+                     zorder=3 if marker == "|" else 2, label=name)  # fmt: skip
     axes[0].set(yticks=range(4), yticklabels=MEASURES, ylim=(3.5, -1.7), xlabel="right is better")
     axes[0].legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right", columnspacing=0.5, handletextpad=0)
     for y in range(4):
@@ -104,7 +105,7 @@ def draw(test, again, fakes, scores):
         show(ax, x)
         ax.set_xlabel(f"samples of the {name}")
     pairs = np.stack([test[:28].reshape(4, 7, 64), again[:28].reshape(4, 7, 64)], axis=1)[:3].reshape(-1, 64)
-    show(axes[-1], np.concatenate([pairs, test[28:35]]))
+    show(axes[-1], pairs)
     axes[-1].set_xlabel("VAE-GAN rebuilds held-out digits:\nabove each row the originals")
     for ax in axes[1:]:
         ax.set(xticks=[], yticks=[])
