@@ -44,7 +44,7 @@ def run(seed=0, quick=False):
             cases[f"GAN on {n} rows"] = gan.sample(1000, seed), train[:n], held_out[:n]
     found_near = {name: distances(*case) for name, case in cases.items()}
     share = {name: float((near < far).mean()) for name, (near, far, _) in found_near.items()}
-    text = {name: f"{share[name]:.2f}; median distance {np.median(near):.2f} to training, {np.median(far):.2f} to others"
+    text = {name: f"{share[name]:.2f}; median distance {np.median(near):.2f}, to held-out rows {np.median(far):.2f}"
             for name, (near, far, _) in found_near.items()}  # fmt: skip
     found = [
         Claim(19, "fresh digits lie as near to training as to held-out rows", "share 0.5 ± 0.07 (3 standard errors)",
