@@ -76,7 +76,7 @@ def finite_difference_error(rng):
 def adversarial(seed, steps):
     """(μ, σ) of a GAN whose generator is μ + σz and nothing else, and their path while it trains."""
     gan = GAN(generator="", discriminator="32, tanh, 32, tanh", latent_dim=1, steps=steps, batch_size=512, lr=0.1,
-              lr_end=0.02, r1=0.02, average=0.99, report_every=steps // 50, seed=seed)  # fmt: skip
+              lr_end=0.02, r1=0.02, average=0.999, report_every=steps // 50, seed=seed)  # fmt: skip
     path = []
     gan.fit(load("gaussian"), on_report=lambda gan: path.append(gan.averaged.flat.copy()))
     path = np.abs([[b, W] for W, b in path])  # -z is as good as z
@@ -129,7 +129,7 @@ def run(seed=0, quick=False):
         left.plot(share, values[:, 0], color=color, lw=1.5, label=f"μ, {text}")
         left.plot(share, values[:, 1], color=color, lw=1.5, ls="--", label=f"σ, {text}")
     left.set(xlabel="share of the training", ylabel="parameters of y = μ + σz", xlim=(0, 1))
-    left.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(0.45, 0.33))
+    left.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(0.45, 0.25))
     points = rng.uniform(-1.5, 1.5, 400)
     right.scatter(points, true_mu(points) + true_sigma(points) * rng.standard_normal(400), s=5, color="#bbbbbb", lw=0)
     x = x[:, 0]
