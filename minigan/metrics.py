@@ -18,8 +18,8 @@ STREAM_ROWS = 2_500
 NEIGHBOURS = 5
 CONFIDENT = 0.9  # a classifier's probability from which an image is taken for one of its classes
 
-# What others report, by data set and score. PacGAN4: Lin et al. 2018, tables 1 and 2. VEEGAN: Srivastava et al. 2017,
-# table 1. Both score 2,500 samples, as how_many does.
+# What others report, by data set and score: PacGAN4 of Lin et al. 2018, VEEGAN of Srivastava et al. 2017, each in its
+# own paper's table; for MNIST table 1 of Goodfellow et al. 2014. how_many gives the 2,500 points that PacGAN scores.
 PUBLISHED = {
     "ring-pacgan": {"modes": "PacGAN4 7.8, VEEGAN 8", "high_quality": "PacGAN4 .959, VEEGAN .529"},
     "grid-pacgan": {
@@ -27,7 +27,7 @@ PUBLISHED = {
         "high_quality": "PacGAN4 .936, VEEGAN .400",
         "reverse_kl": "PacGAN4 .04",
     },
-    "mnist": {"parzen": "Goodfellow et al. 2014: 225 +- 2"},  # table 1
+    "mnist": {"parzen": "Goodfellow et al. 2014: 225 +- 2"},
     "mnist-paper": {"parzen": "Goodfellow et al. 2014: 225 +- 2"},
 }
 
