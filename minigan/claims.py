@@ -170,6 +170,7 @@ def run_all(seed=0, seeds=1, out=OUT, only=None):
         print_table(merge(found))
     page = folder / "claims.html"
     write(page, make_page(by_script).encode())
+    write(folder / "claims.md", make_markdown(by_script).encode())
     good = sum(claim.holds for o in outcomes for claim in o.claims)
     crashed = sum(bool(o.crash) for o in outcomes)
     failed = f", {crashed} failed to run" * bool(crashed)
@@ -227,6 +228,24 @@ def merge(outcomes):
         measured = " | ".join(claim.measured for claim in found)
         rows.append((found[0].claim, found[0].expected, measured, failed if bad else "yes"))
     return rows
+
+
+def make_markdown(by_script):
+    """The table alone as Markdown (str), for a place that shows no pictures."""
+    cell = lambda text: text.replace(" | ", " · ").replace("|", "\\|")  # a bar would end the cell
+    parts = []
+    for script, outcomes in by_script.items():
+        seconds = ", ".join(f"{o.seconds:.0f}" for o in outcomes)
+        parts += [
+            f"\n## {script.stem}",
+            title(script) + "\n",
+            "| claim | expected | measured | holds |",
+            "|---|---|---|---|",
+        ]
+        parts += [f"| {' | '.join(map(cell, row))} |" for row in merge(outcomes)]
+        parts.append(f"\n{seconds} s")
+    seeds = sorted({o.seed for found in by_script.values() for o in found})
+    return f"# The claims, seeds {', '.join(map(str, seeds))}\n" + "\n".join(parts) + "\n"
 
 
 def title(script):

@@ -74,6 +74,8 @@ def test_a_claim_that_does_not_hold_is_reported_and_fails(examples, tmp_path, ca
     assert re.search(r"one & one +2 +2 \| 2 +yes\n", shown)
     assert "3 of 4 claims hold" in shown
     page = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    table = (tmp_path / "out" / "claims.md").read_text(encoding="utf-8")
+    assert "| one & one | 2 | 2 · 3 | NO: 1 |" in table and "| one & one | 2 | 2 · 2 | yes |" in table
     assert '<td class="no">NO: 1</td>' in page and "one &amp; one" in page
     for path in sorted(tmp_path.glob("out/seed-*/*.png")):  # every figure is in the page itself
         assert base64.b64encode(path.read_bytes()).decode() in page
@@ -83,7 +85,7 @@ def test_a_claim_that_does_not_hold_is_reported_and_fails(examples, tmp_path, ca
 def test_all_claims_that_hold_give_exit_code_0(examples, tmp_path):
     assert cli.main(["claims", "--only", "01", "--seed", "1"]) == 0
     folder = tmp_path / claims.OUT
-    assert sorted(path.name for path in folder.iterdir()) == ["01_right.json", "01_right.png", "claims.html"]
+    assert sorted(path.name for path in folder.iterdir()) == ["01_right.json", "01_right.png", "claims.html", "claims.md"]
 
 
 def test_a_crash_is_reported_and_fails(examples, tmp_path, capsys):
