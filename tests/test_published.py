@@ -1,0 +1,62 @@
+"""The script that trains for the published numbers: it goes on where it stopped, and writes what it measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import published
+from minigan import GAN, load
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """Steps between saves, few; and a score that is quick."""
+    monkeypatch.setattr(published, "SAVE_EVERY", 5)
+    data = load("ring-pacgan")
+    return data, published.score_points(data)
+
+
+def test_a_stopped_training_goes_on_and_gives_the_same_scores(scores, tmp_path):
+    data, score = scores
+    whole = published.train("ring-pacgan", 3, tmp_path / "whole", data, score, steps=12)
+
+    def stops(gan, last):
+        if gan.step == 8:
+            raise KeyboardInterrupt
+        return score(gan, last)
+
+    with pytest.raises(KeyboardInterrupt):
+        published.train("ring-pacgan", 3, tmp_path / "part", data, stops, steps=12)
+    again = published.train("ring-pacgan", 3, tmp_path / "part", data, score, steps=12)
+    assert whole.pop("seconds") >= 0 and again.pop("seconds") >= 0
+    assert whole == again and whole["step"] == 12 and whole["seed"] == 3 and whole["total"] == 8
+    log = tmp_path / "part" / "scores.jsonl"
+    assert len(log.read_text().splitlines()) == 1
+    assert published.train("ring-pacgan", 3, tmp_path / "part", data, None, steps=12)["step"] == 12  # it is done
+
+
+def test_the_tables_hold_what_was_measured(scores, tmp_path, monkeypatch, capsys):
+    data, score = scores
+    monkeypatch.setattr(published, "RESULTS", tmp_path)
+    rows = [published.train("ring-pacgan", s, tmp_path / "out" / str(s), data, score, steps=3) for s in range(2)]
+    published.collect(tmp_path / "out")
+    published.collect(tmp_path / "nothing new")
+    kept = json.loads((tmp_path / "published.json").read_text())
+    assert [row["seed"] for row in kept] == [0, 1]
+    assert kept[0]["high_quality"] == pytest.approx(rows[0]["high_quality"], abs=1e-5)
+    table = (tmp_path / "published.md").read_text()
+    both = [row["sigma_ratio"] for row in kept]
+    assert f"{np.mean(both):.4f} ± {np.std(both, ddof=1):.4f}" in table
+    assert f"| 1 | {kept[1]['modes']} of 8 | {kept[1]['strict_modes']} |" in table
+
+
+def test_an_average_beside_it_leaves_the_training_as_it_is():
+    """So one training serves the recipes mnist-paper and mnist-paper-averaged."""
+    plain, averaged = (
+        GAN(generator="8, relu", discriminator="8, relu", average=average, steps=30, backend="numpy").fit(load("ring"))
+        for average in (0.0, 0.999)
+    )
+    assert np.array_equal(plain.G.theta, averaged.G.theta) and np.array_equal(plain.D.theta, averaged.D.theta)
+    assert np.array_equal(averaged.sample(5, seed=0, average=False), plain.sample(5, seed=0))
+    assert not np.array_equal(averaged.sample(5, seed=0), plain.sample(5, seed=0))
