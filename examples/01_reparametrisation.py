@@ -79,7 +79,7 @@ def adversarial(seed, steps):
               lr_end=0.02, r1=0.02, average=0.999, report_every=steps // 50, seed=seed)  # fmt: skip
     path = []
     gan.fit(load("gaussian"), on_report=lambda gan: path.append(gan.averaged.flat.copy()))
-    path = np.abs([[b, W] for W, b in path])  # -z is as good as z
+    path = np.array([[b, abs(W)] for W, b in path])  # -z is as good as z
     return path
 
 

@@ -99,13 +99,13 @@ def run(seed=0, quick=False):
     paths = {("D*", rate): exact_descent(rate, steps) for rate in RATES}
     paths |= {(k, rate): trained_descent(k, rate, steps, seed) for k in ks for rate in rates}
     shares = {key: increases(path) for key, path in paths.items()}
-    small = max(shares["D*", rate] for rate in RATES[:3])
+    rise = max(np.diff(paths["D*", rate]).max() for rate in RATES[:3])
     lagging, close = (np.mean([shares[k, rate] for rate in rates if rate < 1]) for k in (1, 20))
     found = [
         below(8, "exact D*, p_g a table: C(G) never rises (100 tables)", np.diff(tables, axis=1).max(), 1e-15, "rise"),
         below(8, "and ends at -log 4", tables[:, -1].max(), 1e-12, "C + log 4"),
         below(10, "d max_D V/dθ = ∂V/∂θ at D*", max(errors), 1e-6, "finite differences,"),
-        Claim(10, "exact D*, rates up to 0.5: every step lowers the JSD", "0 % rise", f"{small:.0%}", small == 0),
+        below(10, "exact D*, rates up to 0.5: no step raises the JSD", rise, 1e-15, "largest rise"),
         Claim(10, "exact D*, rate 2.5: D* moves too far, and not every step does", "> 0 % rise",
               f"{shares['D*', 2.5]:.0%}", shares["D*", 2.5] > 0),
         Claim(10, "at these rates, D trained: fewer steps raise it with k = 20 than with k = 1", "less than half",

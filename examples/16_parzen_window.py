@@ -58,9 +58,12 @@ def run(seed=0, quick=False):
         Claim(17, "in two dimensions 10,000 samples give the true mean of log p", f"{truth:.3f} ± 0.05 nats",
               f"{plane[-1]:.3f}", abs(plane[-1] - truth) < 0.05),
         Claim(17, "in 64 dimensions it rewards blur", "means of 2 to 10 digits score above real digits",
-              f"means of {best}: {scores[best]:.1f}, real {scores[1]:.1f} nats", best > 1),
-        Claim(17, "recall is not deceived (coverage is)", "recall of those means below that of real digits",
-              f"{prdc[best]['recall']:.2f}, real {prdc[1]['recall']:.2f}", prdc[best]["recall"] < prdc[1]["recall"]),
+              f"means of {best}: {scores[best]:.1f}, real {scores[1]:.1f} nats",
+              all(score > scores[1] for k, score in scores.items() if k > 1)),
+        Claim(17, "so does coverage; recall does not", "means against real digits: coverage not below, recall below",
+              "{:.2f}, real {:.2f}; {:.2f}, real {:.2f}".format(
+                  *(prdc[k][name] for name in ("coverage", "recall") for k in (best, 1))),
+              prdc[best]["coverage"] >= prdc[1]["coverage"] and prdc[best]["recall"] < prdc[1]["recall"]),
     ]  # fmt: skip
 
     title = "A Parzen window comes near log p in the plane; among images it prefers blurred digits to real ones"

@@ -110,6 +110,7 @@ def main(run, argv=None):
     except MiniganError as error:
         print(f"{script.name}: {error}", file=sys.stderr)
         sys.exit(2)
+    sys.stdout.reconfigure(errors="replace")  # a console that has no Greek
     print_table([(c.claim, c.expected, c.measured, "yes" if c.holds else "NO") for c in claims])
     print(f"{seconds:.1f} s; the picture is {folder / script.stem}.png")
     sys.exit(0 if all(claim.holds for claim in claims) else 1)
@@ -164,13 +165,14 @@ def run_all(seed=0, seeds=1, out=OUT, only=None):
             for script in scripts for s in range(seed, seed + seeds)]  # fmt: skip
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda job: run_script(*job), jobs))
+    sys.stdout.reconfigure(errors="replace")
     by_script = {script: [o for o in outcomes if o.script == script] for script in scripts}
     for script, found in by_script.items():
         print(f"\n{script.stem}: {title(script)}")
         print_table(merge(found))
-    page = folder / "claims.html"
+    page = folder / ("claims.html" if only is None else f"claims-{'-'.join(s.name[:2] for s in scripts)}.html")
     write(page, make_page(by_script).encode())
-    write(folder / "claims.md", make_markdown(by_script).encode())
+    write(page.with_suffix(".md"), make_markdown(by_script).encode())
     good = sum(claim.holds for o in outcomes for claim in o.claims)
     crashed = sum(bool(o.crash) for o in outcomes)
     failed = f", {crashed} failed to run" * bool(crashed)
@@ -209,8 +211,8 @@ def run_script(script, seed, folder):
     claims, crash = [], ""
     if done.returncode in (0, 1) and record.exists():
         claims = [Claim(**claim) for claim in json.loads(record.read_text(encoding="utf-8"))]
-    else:
-        crash = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if not claims or done.returncode != (not all(claim.holds for claim in claims)):
+        claims, crash = [], (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         crash = f"failed with exit code {done.returncode}: {crash}"
     outcome = Outcome(script, seed, claims, crash, seconds, folder)
     holding = crash or f"{sum(claim.holds for claim in claims)} of {len(claims)} claims hold"
@@ -219,14 +221,15 @@ def run_script(script, seed, folder):
 
 
 def merge(outcomes):
-    """The table's rows for one script's outcomes, one for each seed: their measured values side by side."""
+    """The table's rows for one script's outcomes, one for each seed: what differs between them side by side."""
     rows = [("the script runs to its end", f"seed {o.seed}", o.crash, "NO") for o in outcomes if o.crash]
     finished = [o for o in outcomes if not o.crash]
     for found in zip(*(o.claims for o in finished), strict=True):
         bad = [str(o.seed) for o, claim in zip(finished, found, strict=True) if not claim.holds]
         failed = f"NO: {','.join(bad)}" if len(outcomes) > 1 else "NO"
         measured = " | ".join(claim.measured for claim in found)
-        rows.append((found[0].claim, found[0].expected, measured, failed if bad else "yes"))
+        expected = " | ".join(dict.fromkeys(claim.expected for claim in found))
+        rows.append((found[0].claim, expected, measured, failed if bad else "yes"))
     return rows
 
 

@@ -191,8 +191,8 @@ class Dropout:
 class Fourier:
     """out = [x, sin x, cos x, sin 2x, cos 2x, sin 4x, cos 4x, ...] with so many octaves: a first layer for fine detail.
 
-    A plain network learns what varies over short distances last (Tancik et al., 2020; these frequencies are those of
-    Mildenhall et al., 2020, eq. 4). It has no parameters; x itself stays among the features.
+    A plain network learns what varies over short distances last (Tancik et al., 2020; the frequencies are those of
+    Mildenhall et al., 2020, eq. 4, without their factor π). It has no parameters; x itself stays among the features.
     """
 
     shapes = ()

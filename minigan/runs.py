@@ -261,7 +261,9 @@ class Run:
         if gan.ranks.rank > 0 or gan.step % max(1, gan.steps // 10):
             return None
         before, self.signs = self.signs, metrics.collapse_signs(self.data, gan.sample(1000, seed=gan.seed))
-        if not self.signs or self.signs == before:
+        if before and not self.signs:
+            return f"step {gan.step}: the samples have the variety of the data again"
+        if not self.signs or (self.signs == before and gan.step < gan.steps):
             return None
         cure = f"if that lasts, raise --r1 (it is {gan.r1:g}) or lower --lr (it is {gan.lr:g})"
         return f"step {gan.step}: the samples lack variety: {', and '.join(self.signs)}; {cure}"

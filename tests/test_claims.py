@@ -73,8 +73,8 @@ def test_a_claim_that_does_not_hold_is_reported_and_fails(examples, tmp_path, ca
     assert re.search(r"one & one +2 +2 \| 3 +NO: 1\n", shown)
     assert re.search(r"one & one +2 +2 \| 2 +yes\n", shown)
     assert "3 of 4 claims hold" in shown
-    page = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
-    table = (tmp_path / "out" / "claims.md").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "claims-01-02.html").read_text(encoding="utf-8")
+    table = (tmp_path / "out" / "claims-01-02.md").read_text(encoding="utf-8")
     assert "| one & one | 2 | 2 · 3 | NO: 1 |" in table and "| one & one | 2 | 2 · 2 | yes |" in table
     assert '<td class="no">NO: 1</td>' in page and "one &amp; one" in page
     for path in sorted(tmp_path.glob("out/seed-*/*.png")):  # every figure is in the page itself
@@ -82,10 +82,25 @@ def test_a_claim_that_does_not_hold_is_reported_and_fails(examples, tmp_path, ca
     assert page.count("<img") == 4 and 'src="data:image/png;base64' in page
 
 
+def test_a_number_that_is_not_one_is_not_below_a_limit():
+    assert claims.below(1, "", 0.5, 1).holds and not claims.below(1, "", float("nan"), 1).holds
+
+
+def test_a_crash_after_the_claims_were_saved_counts(examples, capsys):
+    """Exit code 1 means that a claim does not hold: with all holding it is something else."""
+    for code in (1, 3):
+        script = (examples / "01_right.py").read_text(encoding="utf-8")
+        late = f"import atexit, os\natexit.register(os._exit, {code})\n" + script
+        (examples / f"0{code + 4}_late.py").write_text(late, encoding="utf-8")
+        assert cli.main(["claims", "--only", f"0{code + 4}"]) == 1
+        assert f"failed with exit code {code}" in capsys.readouterr().out
+
+
 def test_all_claims_that_hold_give_exit_code_0(examples, tmp_path):
     assert cli.main(["claims", "--only", "01", "--seed", "1"]) == 0
     folder = tmp_path / claims.OUT
-    assert sorted(path.name for path in folder.iterdir()) == ["01_right.json", "01_right.png", "claims.html", "claims.md"]
+    names = ["01_right.json", "01_right.png", "claims-01.html", "claims-01.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_a_crash_is_reported_and_fails(examples, tmp_path, capsys):
@@ -96,7 +111,7 @@ def test_a_crash_is_reported_and_fails(examples, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "RuntimeError: no" in shown and "<luck>" in shown
     assert "earlier" not in shown and "1 failed to run" in shown
-    page = (tmp_path / "out" / "claims.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "claims-03.html").read_text(encoding="utf-8")
     assert "RuntimeError: no &lt;luck&gt;" in page and "<img" not in page
 
 
@@ -106,7 +121,7 @@ def test_mistakes_are_one_sentence(examples, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["claims", "--out", "file"]) == 2
     assert "choose another with --out" in capsys.readouterr().err
-    (tmp_path / "page" / "claims.html").mkdir(parents=True)
+    (tmp_path / "page" / "claims-01.html").mkdir(parents=True)
     assert cli.main(["claims", "--only", "1", "--out", "page"]) == 2
     assert capsys.readouterr().err.endswith("cannot be written (Is a directory); choose another folder with --out\n")
     monkeypatch.setattr(claims, "EXAMPLES", tmp_path / "nowhere")

@@ -901,8 +901,9 @@ def test_mode_collapse_is_said_once_and_with_its_cure(fast, capsys, monkeypatch)
     monkeypatch.setattr(runs.GAN, "sample", sample)
     options = "--recipe moons --steps 40 --r1 0.2 --lr 0.01 --generator 8 --discriminator 8".split()
     assert bare(*options, "--out", "a") == 0
-    said = [line[line.index("step") :] for line in capsys.readouterr().err.splitlines() if "lack variety" in line]
-    assert [line.split(":")[0] for line in said] == ["step 4", "step 28"]
+    said = [line[line.index("step") :] for line in capsys.readouterr().err.splitlines() if "variety" in line]
+    assert [line.split(":")[0] for line in said] == ["step 4", "step 20", "step 28", "step 40"]  # the end is said again
+    assert said[1].endswith("have the variety of the data again")
     assert "spread is" in said[0] and said[0].endswith("raise --r1 (it is 0.2) or lower --lr (it is 0.01)")
     assert bare(*options, "--quiet", "--out", "b") == 0
     assert capsys.readouterr().err == ""
