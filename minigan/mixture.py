@@ -24,15 +24,16 @@ class GaussianMixture:
     ``theta`` holds all parameters: ``logits`` (K,) of the weights π = softmax(logits), ``means`` (K, features), and
     ``whiteners`` (K, features, features), W_k with Σ_k⁻¹ = W_k W_kᵀ. ``floor`` is the least variance that a component
     may have in any direction: without one the likelihood has no maximum, as a component can shrink onto one row.
-    Raises MiniganError for a number of components below 1 or a floor not above 0.
+    Raises MiniganError for a number of components below 1, a floor not above 0 or infinite, and use before ``fit``.
     """
 
     def __init__(self, components, floor=1e-6, seed=0):
         if components < 1:
             raise MiniganError(f"a mixture of {components} components has no density; use 1 or more")
-        if not floor > 0:
-            raise MiniganError(f"the floor {floor} bounds no variance; use a number above 0")
+        if not 0 < floor < math.inf:
+            raise MiniganError(f"the floor {floor} bounds no variance; use a finite number above 0")
         self.components, self.floor, self.seed = components, floor, seed
+        self.params = None
         self.history = []  # mean log-likelihood of the data before each step, and after the last
 
     def build(self, features, dtype=np.float64):
@@ -55,6 +56,7 @@ class GaussianMixture:
 
     def _log_joint(self, x):
         """log π_k N(x; μ_k, Σ_k) (n, K), and the whitened offsets (x - μ_k) W_k (K, n, features)."""
+        self._need_parameters()
         white = np.matmul(x[None] - self.means[:, None], self.whiteners)
         sign, log_determinant = np.linalg.slogdet(self.whiteners)
         log_determinant = log_determinant + np.log(sign * sign) / 2  # 0, unless the complex step differentiates it
@@ -86,11 +88,14 @@ class GaussianMixture:
     def fit(self, X, steps=200, tolerance=1e-6):
         """EM from the beginning on X (N, features), until a step gains less than ``tolerance`` nats a row.
 
-        Returns self. Raises MiniganError if there are fewer rows than components.
+        Returns self. Raises MiniganError if there are fewer rows than components, or NaN or infinity among them.
         """
         X = np.asarray(X, np.float64)
         if X.ndim != 2 or len(X) < self.components:
             raise MiniganError(f"{self.components} components need as many rows or more, and got data {X.shape}")
+        if not np.isfinite(X).all():
+            bad = X.size - np.isfinite(X).sum()
+            raise MiniganError(f"the data hold {bad} values that are NaN or infinite; remove or replace them")
         self.build(X.shape[1])
         self._start(X)
         self.history = [float(self.log_density(X).mean())]
@@ -135,11 +140,16 @@ class GaussianMixture:
 
     def sample(self, n, seed=0):
         """n samples (n, features), float32, in the data's units."""
+        self._need_parameters()
         rng = np.random.default_rng(seed)
         k = rng.choice(self.components, size=n, p=_normalised(self.logits))
         noise = rng.standard_normal((n, self.means.shape[1], 1))
         factors = np.linalg.inv(self.whiteners).swapaxes(1, 2)  # W⁻ᵀ W⁻¹ = Σ
         return (self.means[k] + np.matmul(factors[k], noise)[:, :, 0]).astype(np.float32)
+
+    def _need_parameters(self):
+        if self.params is None:
+            raise MiniganError("this mixture has no parameters yet; call fit(X)")
 
 
 def _log_sum_exp(a):

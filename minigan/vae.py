@@ -64,7 +64,7 @@ class VAE:
                     raise MiniganError(f"{name.replace('_', '-')} is {getattr(self, name)!r}; it must be {wanted}")
         if self.head not in HEADS:
             raise MiniganError(f"head is {self.head!r}; it must be one of {', '.join(HEADS)}")
-        if not self.s > 0:
+        if not (isinstance(self.s, (int, float)) and 0 < self.s < math.inf):
             raise MiniganError(f"s is {self.s!r}; it must be a number above 0")
         for text in (self.encoder_layers, self.decoder_layers):
             parse_layers(text, 1, 1)
@@ -195,7 +195,7 @@ class VAE:
 
     def _bound(self, x, draws, seed, sampled=False):
         """log p(x|z) - KL, or if sampled log p(x|z) p(z) / q(z|x), in the data's units: (draws, n) float64."""
-        rng, x = np.random.default_rng(seed), self.data.normalise(x)
+        rng, x = np.random.default_rng(seed), self._normalised(x)
         mu, log_sigma2 = self.encode(x)
         terms = np.empty((draws, len(x)))
         for row in terms:
@@ -228,7 +228,7 @@ class VAE:
 
     def reconstruct(self, x):
         """x -> the mean of q(z|x) -> the mean of p(x|z), (n, features), all in the data's units."""
-        return self.decode(self.encode(self.data.normalise(x))[0])
+        return self.decode(self.encode(self._normalised(x))[0])
 
     def sample(self, n, seed=0, noise=False):
         """n samples (n, features), float32, in the data's units: z from the prior, then the mean of p(x|z).
@@ -243,6 +243,14 @@ class VAE:
             return (rng.random(x.shape) < x).astype(np.float32)
         s = np.exp(self.log_s2 / 2) * self.data.scale
         return (x + s * rng.standard_normal(x.shape)).astype(np.float32)
+
+    def _normalised(self, x):
+        """x (n, features) in the network's units, or MiniganError for another shape."""
+        self._need_networks()
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.data.features:
+            raise MiniganError(f"x has shape {x.shape}; give rows of {self.data.features} numbers, as in the data")
+        return self.data.normalise(x)
 
     def _need_networks(self):
         if self.encoder is None:
@@ -330,7 +338,7 @@ class VAEGAN(GAN):
         super().__init__(**{"backend": "numpy", **options})
         if self.update != "alternating" or self.prior != "normal" or self.backend != "numpy":
             raise MiniganError("a VAE-GAN has prior 'normal', update 'alternating' and backend 'numpy'; leave them so")
-        if not elbo_weight >= 0:
+        if not (isinstance(elbo_weight, (int, float)) and 0 <= elbo_weight < math.inf):
             raise MiniganError(f"elbo-weight is {elbo_weight!r}; it must be a number, 0 or more")
         self.elbo_weight = elbo_weight
         self.vae = VAE(

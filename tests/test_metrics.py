@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minigan import load, metrics
-from minigan.data import NAMES
+from minigan.data import NAMES, from_array
 
 RING = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 GRID = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)], float)
@@ -416,6 +416,12 @@ def test_frechet_distance_of_equal_sets_is_0_and_far_from_0_they_keep_their_digi
     assert metrics.frechet_distance(far, far + 0.001) == pytest.approx(20 * 0.001**2, rel=1e-4)
 
 
+def test_frechet_distance_is_not_negative():
+    """It is a sum of squares, but without the clamp at 0 rounding leaves some of these below it."""
+    sets = [normal(seed, 40, 8) for seed in range(20)]
+    assert all(metrics.frechet_distance(x, x[::-1]) >= 0 for x in sets)
+
+
 def test_frechet_distance_knows_real_from_shrunken_and_collapsed():
     x, y = normal(36, 2000, 10), normal(37, 2000, 10)
     real, shrunken, collapsed = (metrics.frechet_distance(x, z) for z in (y, y / 2, y * 0))
@@ -487,6 +493,18 @@ def test_evaluate_images_a_collapsed_sampler(image_set):
     # the mean is 4 (3/4, -1/4, -1/4, -1/4) away, and a real class's 4 x 4 covariance is 16 (I/4 - 1/16) + .09 I
     assert scores["frechet"] == pytest.approx(16 * 0.75 + 3 * (math.sqrt(4.09) - 0.3) ** 2, rel=0.02)
     assert scores["parzen"] < scores["real_parzen"] - 10
+
+
+def test_evaluate_images_measures_against_the_shares_of_the_labels():
+    def unbalanced(seed):  # shares of 5, 1, 1 and 1 eighths
+        equal, first = images(200, seed), images(200, seed + 1, classes=1)
+        return [np.concatenate(parts) for parts in zip(equal, first, strict=True)]
+
+    (X, labels), (X_test, labels_test), (fake, _) = (unbalanced(seed) for seed in (50, 52, 54))
+    data = data_set(features=12, X=X, labels=labels, X_test=X_test, labels_test=labels_test, X_valid=X_test)
+    scores = metrics.evaluate_images(data, fake, Nearest())
+    assert scores["label_tv"] == scores["real_label_tv"] == 0
+    assert metrics.evaluate_images(data, images(400, 56)[0], Nearest())["label_tv"] == 3 / 8
 
 
 def test_evaluate_images_a_sampler_that_copies_and_one_of_noise(image_set):
@@ -577,3 +595,20 @@ def test_signs_of_collapse():
     x = moons.real_samples(1000, seed=0)
     assert metrics.collapse_signs(moons, x.mean(0) + 0.6 * (x - x.mean(0))) == []
     assert len(metrics.collapse_signs(moons, x.mean(0) + 0.4 * (x - x.mean(0)))) == 1
+
+
+def test_a_class_is_nearly_empty_below_a_quarter_of_its_own_share():
+    digits = load("digits")
+    threes, others = digits.X[digits.labels == 3], digits.X[digits.labels != 3]
+    few, enough = (np.concatenate([others, threes[: len(threes) // part]]) for part in (6, 3))
+    assert metrics.collapse_signs(digits, few) == ["1 of 10 classes is nearly empty"]
+    assert metrics.collapse_signs(digits, enough) == []
+
+
+def test_a_rare_class_is_due_its_own_share():
+    labels = np.repeat([0, 1, 2], [1950, 48, 2])
+    X = np.array([[0, 0], [9, 0], [0, 9]])[labels] + normal(60, 2000, 2)
+    data = from_array(X, labels)
+    for seed in range(5):  # of 500 rows, half of the draws hold none of the two
+        assert metrics.collapse_signs(data, X, seed) == []
+        assert metrics.collapse_signs(data, X[:-2], seed) == ["1 of 3 classes is nearly empty"]

@@ -117,8 +117,31 @@ def test_em_finds_three_clusters_and_samples_from_them():
     assert np.allclose(np.cov(fake.T), np.cov(X.T), rtol=0.03, atol=0.15)
 
 
+def test_samples_of_a_mixture_have_its_weights_and_tilted_covariances():
+    m = GaussianMixture(2).build(2)
+    covariances = np.array([[[2.0, 1.2], [1.2, 1.0]], [[0.5, -0.6], [-0.6, 3.0]]])
+    m.logits[...], m.means[...] = np.log([0.8, 0.2]), [[-20, 0], [20, 5]]
+    m.whiteners[...] = np.linalg.cholesky(np.linalg.inv(covariances))  # far from symmetric
+    x = m.sample(20_000)
+    left = x[:, 0] < 0
+    assert abs(left.mean() - 0.8) < 0.015
+    for rows, covariance in zip((x[left], x[~left]), covariances, strict=True):
+        assert np.allclose(np.cov(rows.T), covariance, atol=0.15)
+
+
+def test_em_starts_by_k_means_plus_plus():
+    """Rows 60 at 0, 36 at 1, one at 6. From 0 the one at 6 comes next with 36 / (36 + 36), from 1 with 25 / 85."""
+    X = np.repeat([0.0, 1, 6], [60, 36, 1])[:, None]
+    expected = (60 * 36 / 72 + 36 * 25 / 85 + 1) / 97  # 0.43; by distances not squared 0.13, by uniform rows 0.02
+    chosen = [GaussianMixture(2, seed=seed).fit(X, steps=0).means.max() == 6 for seed in range(500)]
+    assert abs(np.mean(chosen) - expected) < 0.08
+
+
 def test_mixture_complains_in_one_sentence():
     for make in (
+        lambda: GaussianMixture(2, floor=math.inf),
+        lambda: GaussianMixture(2).log_density(np.zeros((4, 2))),
+        lambda: GaussianMixture(2).sample(3),
         lambda: GaussianMixture(0),
         lambda: GaussianMixture(2, floor=0.0),
         lambda: GaussianMixture(5).fit(np.zeros((4, 2))),
@@ -126,6 +149,8 @@ def test_mixture_complains_in_one_sentence():
     ):
         with pytest.raises(MiniganError):
             make()
+    with pytest.raises(MiniganError, match="the data hold 1 values that are NaN"):
+        GaussianMixture(2).fit(np.array([[0.0], [1.0], [np.nan]]))
 
 
 def test_equal_rows_do_not_break_em():
@@ -216,9 +241,39 @@ def test_samples_with_noise_have_the_models_variance():
     assert abs((spread[1] - spread[0]) / expected - 1) < 0.3
 
 
+def test_samples_with_noise_have_the_models_mean():
+    X = load("digits").X[:300].reshape(-1, 8, 8)
+    model = VAE(**SMALL, head="bernoulli", steps=200, lr=0.01).fit(X)
+    means = [model.sample(5000, noise=noise).mean(0) for noise in (False, True)]
+    assert np.abs(means[0] - means[1]).max() < 0.03 and means[0].min() < 0.25
+
+
+@pytest.mark.parametrize("grad, expected", [(0.5, 0.2), (-2.0, -0.8), (100.0, 1.0), (-100.0, -1.0)])
+def test_one_step_of_log_s2_is_2_over_features_times_the_gradient_and_at_most_lr(grad, expected):
+    model = VAE(**SMALL, s=1.0, lr=0.01).build(np.random.default_rng(0).standard_normal((20, 5)))
+    model.grad_log_s2[...] = grad
+    model.descend("log_s2")
+    assert model.log_s2[0] == pytest.approx(-0.01 * expected)
+
+
+def test_fit_begins_again():
+    model = VAE(**SMALL, steps=60, report_every=20).fit(three_clusters())
+    history, sample = model.history, model.sample(5)
+    model.fit(three_clusters())
+    assert model.history == history and len(history) == 3 and np.array_equal(model.sample(5), sample)
+
+
 def test_vae_complains_in_one_sentence():
     X = three_clusters()
     for make in (
+        lambda: VAE(s="1"),
+        lambda: VAE().elbo(X),
+        lambda: VAE().log_likelihood(X),
+        lambda: VAE().reconstruct(X),
+        lambda: VAE(**SMALL).build(X).elbo(X[:, :1]),
+        lambda: VAE(**SMALL).build(X).elbo(np.zeros((4, 3))),
+        lambda: VAE(**SMALL).build(X).reconstruct(X[0]),
+        lambda: VAEGAN(elbo_weight="1"),
         lambda: VAE(head="poisson"),
         lambda: VAE(latent_dim=0),
         lambda: VAE(s=0.0),
@@ -257,6 +312,17 @@ def test_each_loss_reaches_its_own_network_only():
     before = gan.D.theta.copy()
     gan.generator_step()
     assert np.array_equal(before, gan.D.theta)
+
+
+@pytest.mark.parametrize("lr_encoder", [0.001, 0.01])
+def test_a_generator_step_moves_G_once_the_encoder_and_s(lr_encoder):
+    gan = small_vae_gan(elbo_weight=0.5, lr_encoder=lr_encoder)
+    gan.generator_gradient()
+    G, encoder, log_s2 = (theta.copy() for theta in (gan.G.theta, gan.vae.encoder.theta, gan.vae.log_s2))
+    gan._descend_G()
+    assert np.allclose(gan.G.theta, G - gan.lr * gan.grad_G.flat, rtol=0, atol=1e-6)  # SGD's first step
+    assert np.abs(gan.vae.encoder.theta - encoder).max() == pytest.approx(lr_encoder, rel=1e-3)  # Adam's
+    assert abs(gan.vae.log_s2 - log_s2)[0] == pytest.approx(lr_encoder, rel=1e-3)  # clipped
 
 
 def test_nothing_adversarial_reaches_the_encoder():
