@@ -315,7 +315,8 @@ def _held_gan(options, rng, features, backend=None):
 
 def random_options(rng):
     """Options of a random small GAN: depth, width, layers, prior, loss, update, batch and penalties."""
-    layers = ["relu", "leaky_relu 0.2", "tanh", "sigmoid", "maxout", "dropout 0.7", "fourier 1"]  # more octaves, stacked, lose digits
+    # Fourier layers of more octaves, one behind the other, magnify rounding beyond what the complex step may show.
+    layers = ["relu", "leaky_relu 0.2", "tanh", "sigmoid", "maxout", "dropout 0.7", "fourier 1"]
 
     def network():
         parts = []

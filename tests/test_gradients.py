@@ -78,6 +78,6 @@ def test_a_tensor_too_small_to_judge_is_not_judged():
     assert gradcheck.worst_error(grad, np.full(3, 1e-9), np.asarray, judgeable=1e-3) is None
     assert gradcheck.worst_error(grad, np.full(3, 1e-2), np.asarray, judgeable=1e-3) == 1.0
     assert gradcheck.worst_error(grad, np.zeros(3), np.asarray, judgeable=1e-3) == 0.0
-    for found, error in ((1e-16, None), (1e-9, 1.0)):  # behind a saturated tanh; and a gradient that should not be there
+    for found, error in ((1e-16, None), (1e-9, 1.0)):  # behind a saturated tanh; a wrong one
         grad.flat[...] = found
         assert gradcheck.worst_error(grad, np.zeros(3), np.asarray, judgeable=1e-3) == error
