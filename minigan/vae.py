@@ -153,16 +153,7 @@ class VAE:
 
     # -- What a person sees ----------------------------------------------------------------------------
 
-    def fit(self, X, on_report=None):
-        """Train on X from the beginning and return self; X and ``on_report`` as in GAN.fit."""
-        self.build(X)
-        while self.step < self.steps:
-            self.train_step()
-            if self.step % self.report_every == 0 or self.step == self.steps:
-                self.history.append(self.report())
-                if on_report is not None:
-                    on_report(self)
-        return self
+    fit = GAN.fit  # the same loop over train_step and report
 
     def report(self):
         """The last minibatch's numbers, in nats and the network's units: step, elbo, reconstruction and kl (elbo is
