@@ -9,6 +9,7 @@ can honestly be; on fresh rows it sinks below that of a coin.
 
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +36,26 @@ def best_value():
     return 2 * metrics.jensen_shannon_1d(normal(1), normal(0), -9, 10) - np.log(4)
 
 
-def inner_loop(data, own_rows, rng, seed):
-    """Steps, V̂ on own_rows, V̂ on fresh rows, and seconds spent in D's steps, at each step of WATCHED."""
+def inner_loop(data, rng, seed):
+    """Steps, V̂ on D's own rows, V̂ on fresh rows, and seconds spent in D's steps, at each step of WATCHED.
+
+    Its own rows are the data's or, of a stream, those of its last 50 minibatches.
+    """
     gan = GAN(generator="", discriminator="64, leaky_relu 0.2, 64, leaky_relu 0.2", latent_dim=DIM, lr=0.1, lr_end=1.0,
               r1=0.0, average=0.0, batch_size=100, seed=seed).build(data)  # fmt: skip
     W, b = gan.G.params.layers[0]
     W[...], b[...] = np.eye(DIM), 0
     fresh, fake = draw(rng, 20_000), rng.standard_normal((20_000, DIM), dtype=np.float32)
-    rows, seconds = [], 0.0
+    rows, seconds, minibatches = [], 0.0, deque([draw(rng, 100)], maxlen=50)  # before the first step any will do
     for step in range(CONVERGED + 1):
         if step in WATCHED:
-            logits = [gan._in_blocks(gan.D, x) for x in (own_rows, fresh, fake)]
+            own = data.X if data.X is not None else np.concatenate(minibatches)
+            logits = [gan._in_blocks(gan.D, x) for x in (own, fresh, fake)]
             rows.append((step, losses.value(logits[0], logits[2]), losses.value(logits[1], logits[2]), seconds))
         start = time.perf_counter()
         gan.discriminator_step()
         seconds += time.perf_counter() - start
+        minibatches.append(gan.tape_D.x[: gan.m].copy())
     return np.array(rows).T
 
 
@@ -57,13 +63,13 @@ def run(seed=0, quick=False):
     """500 rows, and for comparison a stream that never repeats itself."""
     rng, C = np.random.default_rng(seed), best_value()
     sample = draw(rng, ROWS)
-    step, own, fresh, seconds = inner_loop(Dataset("sample", DIM, X=sample), sample, rng, seed)
+    step, own, fresh, seconds = inner_loop(Dataset("sample", DIM, X=sample), rng, seed)
     stream = Dataset("stream", DIM, draw=lambda n, rng, xp: rng.standard_normal((n, DIM), dtype=np.float32) + SHIFT)
-    _, own_2, fresh_2, _ = inner_loop(stream, draw(rng, 20_000), rng, seed)
+    _, own_2, fresh_2, _ = inner_loop(stream, rng, seed)
     at = {k: WATCHED.index(k) for k in (1, 20, CONVERGED)}
     gap = {k: float(own[i] - fresh[i]) for k, i in at.items()}
-    per_step = seconds[-1] / CONVERGED
-    cost = seconds[-1] / seconds[at[20]]
+    gap_2 = float(np.abs(own_2 - fresh_2)[1:].max())
+    times = [float(seconds[i]) for i in at.values()]
     found = [
         Claim(11, f"gap of V̂, own rows against fresh: k = 1, 20, {CONVERGED:,}", "< 0.1, < 0.1, > 1 nat",
               ", ".join(f"{value:.3f}" for value in gap.values()),
@@ -72,15 +78,18 @@ def run(seed=0, quick=False):
               f"{own[-1]:.3f}", own[-1] > C + 0.5),
         Claim(11, "on fresh rows it is worse than a coin, and than k = 20", f"< -log 4 < {fresh[at[20]]:.3f}",
               f"{fresh[-1]:.3f}", fresh[-1] < -np.log(4) < fresh[at[20]]),
-        below(11, "with fresh rows at each step V̂ on others comes to C(G)", abs(fresh_2[-1] - C), 0.1, "distance"),
-        Claim(11, f"time of the inner loop: k = 1, 20, {CONVERGED:,}", "the last > 50 times k = 20",
-              f"{per_step * 1e3:.2f} ms, {seconds[at[20]] * 1e3:.1f} ms, {seconds[-1]:.2f} s", cost > 50),
+        below(11, "a stream: V̂ on the rows it was trained on last, less V̂ on fresh ones", gap_2, 0.1, "largest gap"),
+        Claim(11, f"wall time of the inner loop: k = 1, 20, {CONVERGED:,}", "a report: it grows with k",
+              ", ".join(f"{1e3 * s:.2g} ms" for s in times), times == sorted(times)),
     ]  # fmt: skip
 
     fig, (left, right) = claims.figure(
         "On 500 rows, D trained to completion learns the rows and not the distribution", columns=2, width=10
     )
-    for ax, (a, b), what in ((left, (own, fresh), "its own 500 rows"), (right, (own_2, fresh_2), "one sample")):
+    for ax, (a, b), what in (
+        (left, (own, fresh), "its own 500 rows"),
+        (right, (own_2, fresh_2), "its last 5,000 rows"),
+    ):
         ax.axhline(C, color=plots.INK, lw=1, ls="--")
         ax.axhline(-np.log(4), color=plots.GREY, lw=0.8, ls=":")
         ax.text(0.4, C + 0.05, "C(G): the best value of any D", fontsize=8.5)
@@ -90,7 +99,9 @@ def run(seed=0, quick=False):
         ax.set(xscale="log", xlabel="k: steps of D while G stands still (first point: 0)", ylim=(-4.2, 0.3))
         ax.legend(frameon=False, fontsize=9, loc="lower left")
     left.set_ylabel("V̂, nats")
-    left.set_title(f"500 real rows; k = {CONVERGED:,} takes {cost:.0f} times as long as k = 20", fontsize=9, loc="left")
+    left.set_title(
+        f"500 real rows; k = 20: {1e3 * times[1]:.0f} ms, k = {CONVERGED:,}: {times[2]:.1f} s", fontsize=9, loc="left"
+    )
     right.set_title("new real rows at each step: no gap", fontsize=9, loc="left")
     return found, fig
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 
 import minigan.__main__ as cli
@@ -94,6 +95,18 @@ def test_a_crash_after_the_claims_were_saved_counts(examples, capsys):
         (examples / f"0{code + 4}_late.py").write_text(late, encoding="utf-8")
         assert cli.main(["claims", "--only", f"0{code + 4}"]) == 1
         assert f"failed with exit code {code}" in capsys.readouterr().out
+
+
+def test_what_differs_between_seeds_stands_side_by_side():
+    one, two = (claims.Claim(1, "it is n", str(n), str(n), True) for n in (1, 2))
+    outcomes = [claims.Outcome(None, n, [claim], "", 0, None) for n, claim in enumerate((one, two))]
+    assert claims.merge(outcomes) == [("it is n", "1 | 2", "1 | 2", "yes")]
+
+
+def test_a_judge_that_answers_always_the_same_has_an_auc_of_one_half():
+    auc = load_script(next(path for path in SCRIPTS if path.stem.startswith("15"))).auc
+    assert auc(np.full(30, 0.7), np.full(20, 0.7)) == 0.5
+    assert auc(np.array([1.0, 2, 3]), np.array([0.5, 2.5])) == 4 / 6
 
 
 def test_all_claims_that_hold_give_exit_code_0(examples, tmp_path):
