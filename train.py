@@ -84,7 +84,7 @@ def parser():
     )
     g.add_argument("--discriminator", metavar="LAYERS", help="the same for the discriminator")
     g.add_argument("--latent-dim", type=int, metavar="N", help="size of the noise z")
-    g.add_argument("--prior", metavar="NAME", help="distribution of z: normal, uniform or spherical")
+    g.add_argument("--prior", metavar="NAME", help="distribution of z: normal, uniform, spherical or signs")
     g.add_argument(
         "--init-G",
         metavar="HOW",

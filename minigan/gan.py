@@ -321,7 +321,9 @@ class GAN(Options):
 def draw_prior(rng, z, prior, xp=np):
     """Fill z (n, latent_dim) from the prior, in place; every prior has variance 1 in each coordinate.
 
-    "normal" N(0, I); "uniform" U(-√3, √3), the 2014 paper's; "spherical": the sphere of radius √latent_dim.
+    "normal" N(0, I); "uniform" U(-√3, √3), the 2014 paper's; "spherical": the sphere of radius √latent_dim;
+    "signs": half of the coordinates are ±1, the others N(0, 1), a prior in pieces for data in pieces. From one piece
+    a continuous G reaches separate modes only over bridges, samples that belong to neither (docs/results.md).
     """
     if prior == "uniform":
         rng.random(dtype=z.dtype, out=z)
@@ -331,4 +333,7 @@ def draw_prior(rng, z, prior, xp=np):
         rng.standard_normal(dtype=z.dtype, out=z)
     if prior == "spherical":
         z *= (z.shape[1] / xp.square(z).sum(1, keepdims=True)) ** 0.5
+    elif prior == "signs":
+        half = z[:, : (z.shape[1] + 1) // 2]
+        xp.copysign(1, half, out=half)
     return z

@@ -8,7 +8,7 @@ from minigan.losses import LOSSES
 from minigan.mlp import parse_layers
 from minigan.optim import OPTIMIZERS
 
-PRIORS = ("normal", "uniform", "spherical")
+PRIORS = ("normal", "uniform", "spherical", "signs")
 UPDATES = ("alternating", "simultaneous")
 
 
@@ -19,7 +19,7 @@ class Options:
     generator: str = "256, relu, 256, relu"  # hidden layers: see mlp.parse_layers; the last Linear is added
     discriminator: str = "256, leaky_relu 0.2, 256, leaky_relu 0.2"
     latent_dim: int = 32
-    prior: str = "normal"  # of z; or "uniform", "spherical": see gan.draw_prior
+    prior: str = "normal"  # of z; or "uniform", "spherical", "signs": see gan.draw_prior
     steps: int = 20_000  # iterations of Algorithm 1
     batch_size: int = 64  # m
     k: int = 1  # discriminator steps per generator step

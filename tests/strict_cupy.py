@@ -258,8 +258,8 @@ class Ufunc:
 
 UFUNCS = {
     name: Ufunc(name)
-    for name in "absolute add cos divide equal exp greater greater_equal less less_equal log log1p logical_or maximum "
-    "minimum multiply negative not_equal power sin sqrt square subtract tanh".split()
+    for name in "absolute add copysign cos divide equal exp greater greater_equal less less_equal log log1p logical_or "
+    "maximum minimum multiply negative not_equal power sin sqrt square subtract tanh".split()
 }
 
 

@@ -179,6 +179,7 @@ CASES = {
         {**EVERY_LAYER, "prior": "spherical", "dtype": "float64", "momentum_end": 0.7, "r1_end": 0.0},
         "moons",
     ),
+    "z of signs, ring": ({**PLAIN, "prior": "signs"}, "ring"),
     "no hidden layers, no average, swiss roll": (
         {"generator": "", "discriminator": "", "average": 0.0, "r1": 0.1},
         "swiss-roll",

@@ -8,6 +8,7 @@ import pytest
 from minigan import GAN, Diverged, MiniganError, load, recipes
 from minigan.data import from_array
 from minigan.gan import draw_prior
+from minigan.options import PRIORS
 
 SMALL = dict(generator="8, relu", discriminator="8, leaky_relu 0.2", batch_size=8, latent_dim=3, backend="numpy")
 
@@ -132,13 +133,16 @@ def test_the_same_seed_gives_the_same_run_and_another_another(data):
 
 
 def test_priors_have_unit_variance():
-    for prior in ("normal", "uniform", "spherical"):
+    for prior in PRIORS:
         z = draw_prior(np.random.default_rng(0), np.empty((20_000, 10), np.float32), prior)
         assert np.allclose(z.mean(0), 0, atol=0.04) and np.allclose(z.var(0), 1, atol=0.05)
         if prior == "uniform":
             assert np.abs(z).max() <= np.sqrt(3) + 1e-6
         if prior == "spherical":
             assert np.allclose((z * z).sum(1), 10, rtol=1e-4)
+        if prior == "signs":
+            assert np.array_equal(np.abs(z[:, :5]), np.ones((20_000, 5))) and len(np.unique(z[:, 5:])) > 50_000
+            assert len(np.unique(z[:, :5], axis=0)) == 2**5  # every corner is visited
 
 
 def test_samples_are_fixed_by_their_seed():
