@@ -86,6 +86,9 @@ def parser():
     g.add_argument("--latent-dim", type=int, metavar="N", help="size of the noise z")
     g.add_argument("--prior", metavar="NAME", help="distribution of z: normal, uniform, spherical or signs")
     g.add_argument(
+        "--conditional", action="store_true", default=None, help="learn p(x|label): labels go into both networks"
+    )
+    g.add_argument(
         "--init-G",
         metavar="HOW",
         type=number_or_name,

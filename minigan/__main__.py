@@ -61,6 +61,7 @@ def parser():
                    help="a .png picture, or the numbers, (n, features) in the data's units, as .npy or .csv "
                    "(default: samples.png)")  # fmt: skip
     c.add_argument("--last", action="store_true", help="use the last weights and not their average")
+    c.add_argument("--label", type=int, metavar="C", help="of this class only, if the run is --conditional")
     c.set_defaults(command=sample)
 
     c = commands.add_parser("evaluate", help="measure a trained generator against its data (mnist: a minute)")
@@ -96,7 +97,9 @@ def sample(args):
     within(0, None, "--seed", args.seed)
     gan, _, note = checkpoint.load(args.run, backend="numpy")  # the same samples wherever it was trained
     say_damage(note)
-    x = gan.sample(args.n, seed=args.seed, average=not args.last)
+    if args.label is not None and not gan.conditional:
+        raise MiniganError(f"the run in {args.run} knows no labels; leave --label out, or train one with --conditional")
+    x = gan.sample(args.n, seed=args.seed, average=not args.last, labels=args.label)
     temporary = out.with_name(out.name + ".part")
     try:
         WRITERS[out.suffix.lower()](temporary, x, gan, args.run)
@@ -149,14 +152,20 @@ def evaluate(args):
     data = data_of(args.run, args.data_dir)
     gan, _, note = checkpoint.load(args.run, data, backend="numpy")
     say_damage(note)
-    fake = gan.sample(metrics.how_many(data), args.seed, not args.last)
+    n = metrics.how_many(data)
+    labels = gan.draw_labels(n, np.random.default_rng(args.seed)) if gan.conditional else None
+    fake = gan.sample(n, args.seed, not args.last, labels)
     try:
         scores = metrics.evaluate(data, fake, reference=True)
     except ValueError as error:
         raise MiniganError(f"the run in {args.run} cannot be evaluated: {error}") from error
     print(f"{args.run}, step {gan.step} of {gan.steps}", flush=True)
+    classifier = None
     if data.labels_test is not None:
-        scores |= metrics.evaluate_images(data, fake, trained_classifier(data))
+        classifier = trained_classifier(data)
+        scores |= metrics.evaluate_images(data, fake, classifier)
+    if gan.conditional:
+        scores["label_agreement"] = metrics.label_agreement(data, fake, labels, classifier)
     print(*metrics.summary_lines(scores, metrics.PUBLISHED.get(data.name)), sep="\n")
     return 0
 

@@ -13,10 +13,13 @@ class Batches:
 
     BLOCK = 64  # batches of a stream drawn at once
 
-    def __init__(self, data, batch_size, backend, rng, dtype, ranks):
-        """rng.order is a host generator, rng.stream one on the device; ranks: see parallel.py."""
+    def __init__(self, data, batch_size, backend, rng, dtype, ranks, labelled=False):
+        """rng.order is a host generator, rng.stream one on the device; ranks: see parallel.py.
+
+        labelled: each row is followed by its one-hot label.
+        """
         self.data, self.batch_size, self.backend, self.xp = data, batch_size, backend, backend.xp
-        self.rng, self.dtype = rng, dtype
+        self.rng, self.dtype, self.labelled = rng, dtype, labelled
         self.m = batch_size // ranks.size
         self.first = ranks.rank * self.m  # of this process's rows in a batch
         self.shift, self.scale = (backend.to_device(a.astype(dtype)) for a in (data.shift, data.scale))
@@ -25,12 +28,14 @@ class Batches:
         if data.X is not None:
             same_units = not data.shift.any() and (data.scale == 1).all()  # then no second copy is needed
             X = data.X if same_units else data.normalise(data.X)
+            if labelled:
+                X = np.concatenate([X, data.one_hot(data.labels)], axis=1)
             self.X = backend.to_device(X.astype(dtype, copy=False))
             # Checking the bounds costs NumPy a copy of the batch; CuPy never checks and has no such option.
             self.take_options = {"mode": "clip"} if self.xp is np else {}
 
     def next(self, out):
-        """Write this process's rows of the next minibatch into out (m, features): all rows, if it is alone."""
+        """Write this process's rows of the next minibatch into out (m, columns): all rows, if it is alone."""
         i = self.position
         if self.order is None or i + self.batch_size > len(self.order):
             self.order, i = self._draw(), 0
@@ -44,8 +49,15 @@ class Batches:
     def _draw(self):
         if self.data.X is None:
             x = self.data.draw(self.BLOCK * self.batch_size, self.rng.stream, self.xp)
-            return (x.astype(self.dtype, copy=False) - self.shift) / self.scale
+            rows = (x.astype(self.dtype, copy=False) - self.shift) / self.scale
+            return self.xp.concatenate([rows, self._nearest_mode(x)], axis=1) if self.labelled else rows
         return self.backend.to_device(self.rng.order.permutation(len(self.data.X)))
+
+    def _nearest_mode(self, x):
+        """One-hot label of each row of a stream of Gaussians (n, modes): the mode that it lies nearest to."""
+        modes = self.xp.asarray(self.data.modes)
+        d2 = self.xp.stack([self.xp.square(x - mode).sum(1) for mode in modes], axis=1)
+        return (d2 == d2.min(axis=1, keepdims=True)).astype(self.dtype)
 
     def state(self):
         """(order or block as a host array, position): what ``restore`` needs beside the generators' states."""

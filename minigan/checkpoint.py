@@ -133,7 +133,7 @@ def _state(gan):
         "random": {name: _generator_state(rng) for name, rng in vars(gan.rng).items()},
         "data": {
             "name": gan.data.name, "features": gan.data.features, "image_shape": gan.data.image_shape,
-            "columns": gan.data.columns, "fingerprint": gan.data.fingerprint(),
+            "columns": gan.data.columns, "label_shares": gan.data.label_shares, "fingerprint": gan.data.fingerprint(),
         },
     }  # fmt: skip
     return arrays, meta
@@ -142,10 +142,11 @@ def _state(gan):
 def _check_sizes(gan, arrays, meta, data, size):
     """Raise MiniganError, before any memory is taken, if the options ask for what a file of this size cannot be of."""
     features, m, itemsize = meta["data"]["features"], gan.batch_size // gan.ranks.size, np.dtype(gan.dtype).itemsize
+    classes = len(_label_shares(meta["data"]) or {}) if gan.conditional else 0
     asked = 3 * m * gan.report_every
     for name, layers, passes in (
-        ("theta_G", parse_layers(gan.generator, gan.latent_dim, features), 1),
-        ("theta_D", parse_layers(gan.discriminator, features, 1), 3),
+        ("theta_G", parse_layers(gan.generator, gan.latent_dim + classes, features), 1),
+        ("theta_D", parse_layers(gan.discriminator, features + classes, 1), 3),
     ):
         n = sum(math.prod(shape) for layer in layers for shape in layer.shapes)
         if arrays[name].shape != (n,):
@@ -164,7 +165,7 @@ def _check_sizes(gan, arrays, meta, data, size):
         raise ValueError(f"images of shape {shape} do not have {features} pixels")
     order, position = arrays["order"], meta["position"]
     if data is not None and order.shape != (0,):
-        stream = gan.batch_size * Batches.BLOCK, features
+        stream = gan.batch_size * Batches.BLOCK, features + classes
         whole = (stream, np.dtype(gan.dtype)) if data.X is None else ((len(data.X),), np.dtype(np.int64))
         if (order.shape, order.dtype) != whole:
             _refuse("order", order, *whole[::-1])
@@ -178,7 +179,7 @@ def _restore(gan, arrays, meta, data):
     trained_on = data or Dataset(
         name=about["name"], features=about["features"], columns=about["columns"],
         image_shape=about["image_shape"] and tuple(about["image_shape"]),
-        shift=arrays["shift"], scale=arrays["scale"],
+        shift=arrays["shift"], scale=arrays["scale"], label_shares=_label_shares(about),
     )  # fmt: skip
     gan.build(trained_on, start=False)
     gan.step, gan.saved_on = meta["step"], meta["backend"]
@@ -202,6 +203,11 @@ def _restore(gan, arrays, meta, data):
             # CuPy gives no access to the state of its generators, and the CPU's is of no use to the GPU: a run that
             # comes from a GPU or goes to one continues with a new stream, a function of the seed and the step.
             setattr(gan.rng, name, gan.backend_used.generator(np.random.SeedSequence([gan.seed, gan.step])))
+
+
+def _label_shares(about):
+    """{label: share}, whose keys JSON has made texts."""
+    return {int(label): share for label, share in (about.get("label_shares") or {}).items()} or None
 
 
 def _copy(arrays, name, out, backend):

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,14 @@ class Dataset:
     X_test: np.ndarray | None = None  # (M, features) float32, rows held out by the set's authors
     labels_test: np.ndarray | None = None  # (M,) int64
     X_valid: np.ndarray | None = None  # (L, features) float32, rows kept from training to choose something with
+    label_shares: dict | None = None  # {label: its share of the rows}; from the labels, or of a mixture's equal parts
 
     def __post_init__(self):
+        if self.label_shares is None and self.labels is not None:
+            classes, counts = np.unique(self.labels, return_counts=True)
+            self.label_shares = dict(zip(classes.tolist(), (counts / len(self.labels)).tolist(), strict=True))
+        elif self.label_shares is None and self.modes is not None:
+            self.label_shares = {k: 1 / len(self.modes) for k in range(len(self.modes))}
         self.shift = np.full(self.features, self.shift, np.float32)
         self.scale = np.full(self.features, self.scale, np.float32)
 
@@ -59,6 +65,18 @@ class Dataset:
     def denormalise(self, x):
         """The network's units -> the data's: x * scale + shift; x is (..., features) on the host."""
         return x * self.scale + self.shift
+
+    def one_hot(self, labels):
+        """A column for each class, in the order of label_shares: (n,) labels -> (n, classes) float32.
+
+        Raises MiniganError for a label that the data do not have.
+        """
+        classes = list(self.label_shares)
+        hot = (np.asarray(labels)[:, None] == classes).astype(np.float32)
+        if not hot.any(axis=1).all():
+            wrong = np.asarray(labels)[~hot.any(axis=1)][0]
+            raise MiniganError(f"{self.name} has no label {wrong}: give one of {', '.join(map(str, classes))}")
+        return hot
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the name, the shapes and the content, by which a resumed run knows its data.
@@ -276,10 +294,8 @@ def _mnist(name, data_dir) -> Dataset:
 def _mnist_paper(data_dir) -> Dataset:
     """MNIST as Goodfellow et al. 2014 split it: 50,000 to train on, the last 10,000 of the 60,000 to choose with."""
     data = _mnist("mnist", data_dir)
-    data.name = "mnist-paper"
-    data.X_valid = data.X[PAPER_ROWS:]
-    data.X, data.labels = data.X[:PAPER_ROWS], data.labels[:PAPER_ROWS]
-    return data
+    rows = {"X": data.X[:PAPER_ROWS], "labels": data.labels[:PAPER_ROWS], "X_valid": data.X[PAPER_ROWS:]}
+    return replace(data, name="mnist-paper", label_shares=None, **rows)
 
 
 # --------------------------------------------------------------------------------------------- load

@@ -65,7 +65,8 @@ class GAN(Options):
     def discriminator_step(self, x_real=None):
         """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
 
-        x_real (m, features) in the network's units; None takes the next minibatch of the data.
+        x_real (m, features) in the network's units, one-hot labels behind it if conditional; None takes the next
+        minibatch of the data.
         """
         self.discriminator_gradient(x_real)
         self._descend_D()
@@ -95,7 +96,8 @@ class GAN(Options):
     def generator_gradient(self):
         """dL_G/dθ_G, through D, into ``grad_G``. D has moved since its own step, so it sees G(z) anew."""
         x_fake = self._generate()
-        self.D.forward(x_fake, self.tape_DG, self.ranks.share(self.rng.dropout))
+        x = self._beside_labels(x_fake, self.tape_DG.x)
+        self.D.forward(x, self.tape_DG, self.ranks.share(self.rng.dropout))
         self._backward_G(self.tape_DG)
 
     def _forward_real_and_fake(self, x_real):
@@ -104,16 +106,25 @@ class GAN(Options):
             self.batches.next(out=x[:m])
         else:
             x[:m] = x_real
-        x[m:] = self._generate()
+        self._beside_labels(self._generate(), x[m:])
         self.D.forward(x, self.tape_D, self.ranks.share(self.rng.dropout, parts=2))
 
     def _generate(self):
-        """G(z) (m, features) for m fresh samples z of the prior."""
-        return self.G.forward(self.draw_z(), self.tape_G, self.ranks.share(self.rng.dropout))
+        """G(z) (m, features) for m fresh samples z of the prior; G(z|c) with the labels c of the last real rows."""
+        z = self.draw_z()
+        if self.conditional:
+            z = self._beside_labels(z, self.tape_G.x)
+        return self.G.forward(z, self.tape_G, self.ranks.share(self.rng.dropout))
 
     def draw_z(self):
-        """m fresh samples (m, latent_dim) of the prior, on G's tape."""
-        return draw_prior(self.ranks.share(self.rng.noise), self.tape_G.x, self.prior, self.xp)
+        """m fresh samples (m, latent_dim) of the prior, in an array of the GAN's own."""
+        return draw_prior(self.ranks.share(self.rng.noise), self.z, self.prior, self.xp)
+
+    def _beside_labels(self, x, out):
+        """Fill ``out`` with x and, beside it, the labels of the last real rows; unconditional GANs have none."""
+        out[:, : x.shape[1]] = x
+        out[:, x.shape[1] :] = self.labels
+        return out
 
     def _backward_D(self):
         dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
@@ -125,7 +136,7 @@ class GAN(Options):
 
     def _backward_G(self, tape):
         dlogits = losses.generator_gradient(tape.out, self.dlogits_G, self.loss, self.xp)
-        dx_fake = self.D.backward(dlogits, tape)
+        dx_fake = self.D.backward(dlogits, tape)[:, : self.data.features]
         self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
 
     def _descend_D(self):
@@ -179,28 +190,51 @@ class GAN(Options):
                     on_report(self)
         return self
 
-    def sample(self, n, seed=None, average=True):
+    def sample(self, n, seed=None, average=True, labels=None):
         """n samples (n, features), float32, in the data's own units (pixels in [0, 1]), on the host.
 
         ``seed`` fixes z, equal on every backend; None draws on, without touching the training's random numbers.
-        average=False uses the last weights and not their average.
+        average=False uses the last weights and not their average. ``labels``, of a conditional GAN: one for all, or
+        (n,); None draws them as often as the data have them.
         """
         self._need_networks()
         rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
-        z = np.empty((n, self.latent_dim), self.dtype)
-        return self.decode(draw_prior(rng, z, self.prior), average)
+        z = draw_prior(rng, np.empty((n, self.latent_dim), self.dtype), self.prior)
+        if self.conditional and labels is None:
+            labels = self.draw_labels(n, rng)
+        return self.decode(z, average, labels)
 
-    def decode(self, z, average=True):
-        """G(z) (n, features), float32, in the data's own units, for z (n, latent_dim) on the host."""
+    def draw_labels(self, n, rng):
+        """n labels (n,) of the data's classes, as often as the data have them; rng: a host generator."""
+        return rng.choice(list(self.data.label_shares), n, p=list(self.data.label_shares.values()))
+
+    def decode(self, z, average=True, labels=None):
+        """G(z) (n, features), float32, in the data's own units, for z (n, latent_dim) on the host; G(z|labels)."""
         self._need_networks()
         params = self.averaged if average and self.average else None
-        x = self._in_blocks(self.G, z, params)
+        x = self._in_blocks(self.G, self._with_labels(z, labels), params)
         return self.data.denormalise(x).astype(np.float32, copy=False)
 
-    def probability(self, x):
-        """D(x) (n,), the probability that a row of x (n, features), in the data's own units, is real."""
+    def probability(self, x, labels=None):
+        """D(x) (n,), the probability that a row of x (n, features), in the data's own units, is real.
+
+        Of a conditional GAN D(x|labels); without labels the mean over the classes, each by its share of the data.
+        """
         self._need_networks()
-        return losses.sigmoid(self._in_blocks(self.D, self.data.normalise(x))[:, 0])
+        if self.conditional and labels is None:
+            return sum(share * self.probability(x, label) for label, share in self.data.label_shares.items())
+        logits = self._in_blocks(self.D, self._with_labels(self.data.normalise(x), labels))
+        return losses.sigmoid(logits[:, 0])
+
+    def _with_labels(self, x, labels):
+        """x (n, columns) with the one-hot labels behind it; x itself if the GAN is not conditional."""
+        if not self.conditional:
+            if labels is not None:
+                raise MiniganError("this GAN knows no labels; leave them out, or train one with conditional=True")
+            return x
+        if labels is None:
+            raise MiniganError("a conditional GAN needs labels; give one for all rows or one for each")
+        return np.concatenate([x, self.data.one_hot(np.broadcast_to(labels, len(x)))], axis=1)
 
     def _in_blocks(self, net, x, params=None, block=1024):
         """The output of net for host rows x of any number, without dropout, on the host."""
@@ -225,7 +259,7 @@ class GAN(Options):
         """
         xp, n = self.xp, (self.step - 1) % self.report_every + 1
         real, fake = self.record_D[:n, : self.m], self.record_D[:n, self.m :]
-        x_real, x_fake = self.tape_D.x[: self.m], self.tape_D.x[self.m :]
+        x_real, x_fake = self.tape_D.x[: self.m, : self.data.features], self.tape_D.x[self.m :, : self.data.features]
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that has diverged
             V = losses.value(real, fake, xp)
             numbers = {
@@ -281,10 +315,16 @@ class GAN(Options):
         device = {name: backend.generator(seeds[name]) for name in ("stream", "noise", "dropout")}
         self.rng = SimpleNamespace(**host, **device)
 
+        if self.conditional and not data.label_shares:
+            raise MiniganError(
+                f"a conditional GAN needs labels and '{data.name}' has none; give a .npz file with an array 'labels' "
+                "of whole numbers, or leave --conditional out"
+            )
+        classes = len(data.label_shares) if self.conditional else 0  # as many columns more go into both networks
         G_layers = parse_layers(
-            self.generator, self.latent_dim, data.features, "sigmoid" if data.image_shape else None, xp
+            self.generator, self.latent_dim + classes, data.features, "sigmoid" if data.image_shape else None, xp
         )
-        D_layers = parse_layers(self.discriminator, data.features, 1, None, xp)
+        D_layers = parse_layers(self.discriminator, data.features + classes, 1, None, xp)
         self.G, self.D = MLP(G_layers, xp, self.dtype), MLP(D_layers, xp, self.dtype)
         self.G.initialise(self.rng.weights, self.init_G)
         self.D.initialise(self.rng.weights, self.init_D)
@@ -298,12 +338,15 @@ class GAN(Options):
         self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
         self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
         self.tape_D_real, self.tape_D_fake = self.tape_D[:m], self.tape_D[m:]
+        self.labels = self.tape_D_real.x[:, data.features :]  # (m, classes), one-hot, of the last real rows
+        self.labels[...] = 0
+        self.z = xp.empty((m, self.latent_dim), self.dtype) if self.conditional else self.tape_G.x
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
-        self.penalty = losses.GradientPenalty(self.D, m) if self.r1 or self.r2 else None
+        self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.r1 or self.r2 else None
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
-        self.batches = Batches(data, self.batch_size, backend, self.rng, self.dtype, self.ranks)
+        self.batches = Batches(data, self.batch_size, backend, self.rng, self.dtype, self.ranks, self.conditional)
         self.step, self.history = 0, []
         return self
 

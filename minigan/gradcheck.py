@@ -168,9 +168,9 @@ def check_penalty(text, seed=0, backend=None, tolerance=1e-6):
     return Check(f"R1 through {text or 'one Linear layer'}", "central differences", error, tolerance)
 
 
-def penalty_value(D, tape, gamma):
-    """γ/2 · mean‖∇ₓ s‖² on a tape whose forward pass is done, a scalar."""
-    v = D.backward(D.xp.ones((len(tape.x), 1), D.dtype), tape)
+def penalty_value(D, tape, gamma, features=None):
+    """γ/2 · mean‖∇ₓ s‖² on a tape whose forward pass is done, a scalar; x is the first ``features`` columns."""
+    v = D.backward(D.xp.ones((len(tape.x), 1), D.dtype), tape)[:, :features]
     return gamma / 2 * (v * v).sum() / len(v)
 
 
@@ -222,16 +222,20 @@ def check_gan(options, rng, features, backend=None):
     gan, x_real, hold = _held_gan(options, rng, features, backend)
     host = gan.backend_used.to_host
 
-    def loss_D(G, D):
+    def generate(G):
         x_fake = G.forward(gan.z_held, G.tape(gan.batch_size), gan.rng.dropout)
+        return gan.xp.concatenate([x_fake, x_real[:, features:]], axis=1)  # its labels, if there are any
+
+    def loss_D(G, D):
+        x_fake = generate(G)
         tape = D.tape(2 * gan.batch_size)
         loss = gan.loss_D(D.forward(gan.xp.concatenate([x_real, x_fake]), tape, gan.rng.dropout))
         for gamma, rows in ((gan.r1, slice(0, gan.batch_size)), (gan.r2, slice(gan.batch_size, None))):
-            loss += penalty_value(D, tape[rows], gamma) if gamma else 0.0
+            loss += penalty_value(D, tape[rows], gamma, features) if gamma else 0.0
         return loss
 
     def loss_G(G, D):
-        x_fake = G.forward(gan.z_held, G.tape(gan.batch_size), gan.rng.dropout)
+        x_fake = generate(G)
         if gan.update == "simultaneous":  # the same masks as in the step: D sees real and fake in one batch
             x, n = gan.xp.concatenate([x_real, x_fake]), gan.batch_size
         else:
@@ -282,13 +286,16 @@ def _held_gan(options, rng, features, backend=None):
     for _ in range(2000):
         images = rng.random() < 0.3
         X = (rng.random if images else rng.standard_normal)((n, features)).astype(np.float32)
-        data = from_array(X, image_shape=(1, features) if images else None)
+        data = from_array(X, rng.integers(0, 3, n), image_shape=(1, features) if images else None)
         gan = GAN(**options, lr=0.01, init_D="he", dtype="float64", backend=name, seed=int(rng.integers(2**31))).build(
             data
         )
         for net in (gan.G, gan.D):
             net.theta[...] += gan.backend_used.to_device(0.3 * rng.standard_normal(net.theta.size))
-        x_real = gan.backend_used.to_device(data.normalise(X).astype(np.float64))
+        x_real = data.normalise(X).astype(np.float64)
+        if gan.conditional:
+            x_real = np.concatenate([x_real, data.one_hot(data.labels)], axis=1)
+        x_real = gan.backend_used.to_device(x_real)
 
         def hold(gan=gan):
             for purpose, seed in (("noise", 1), ("dropout", 2)):
@@ -296,8 +303,8 @@ def _held_gan(options, rng, features, backend=None):
 
         theta_D = gan.D.theta.copy()
         hold()
-        gan.z_held = gan.draw_z().copy()
         gan.discriminator_gradient(x_real)
+        gan.z_held = gan.tape_G.x.copy()  # z, and the labels behind it if there are any
         near = min(kink_distance(gan.D, gan.tape_D), kink_distance(gan.G, gan.tape_G))
         gan._descend_D()
         hold()
@@ -337,7 +344,7 @@ def random_options(rng):
     return dict(
         generator=network(), discriminator=network(), latent_dim=int(rng.integers(1, 5)), prior=one_of(PRIORS),
         batch_size=int(rng.integers(1, 6)), loss=one_of(losses.LOSSES), update=one_of(UPDATES),
-        r1=one_of([0.0, 0.1, 2.0]), r2=one_of([0.0, 0.0, 0.3]),
+        r1=one_of([0.0, 0.1, 2.0]), r2=one_of([0.0, 0.0, 0.3]), conditional=one_of([False, False, True]),
     )  # fmt: skip
 
 

@@ -112,8 +112,9 @@ class GradientPenalty:
     dW_l = (tangent into layer l)ᵀ (delta out of layer l), db_l = 0. The forward pass is the loss's own.
     """
 
-    def __init__(self, net, n):
-        self.net = net
+    def __init__(self, net, n, features=None):
+        """features: the columns of x if others, a conditional GAN's labels, stand behind it: those are not x."""
+        self.net, self.features = net, net.n_in if features is None else features
         self.one = net.xp.ones((n, 1), net.dtype)
         self.xdot = net.xp.empty((n, net.n_in), net.dtype)
         self.scratch = net.vector()
@@ -127,6 +128,7 @@ class GradientPenalty:
         net = self.net
         v = net.backward(self.one, tape)
         net.xp.multiply(v, gamma / len(v), out=self.xdot)
+        self.xdot[:, self.features :] = 0
         gradient_norms = net.tangent(self.xdot, tape)
         deltas = [layer.input_gradient(c) for layer, c in zip(net.layers[1:], tape.buffers[1:], strict=True)]
         net.backward_tangent([*deltas, self.one], self.xdot, tape, grad, self.scratch)

@@ -408,6 +408,21 @@ def nearest_labels(fake, real, labels, block=BLOCK):
     return labels[nearest_neighbours(fake, real, block)[0]]
 
 
+def label_agreement(dataset, fake, labels, classifier=None):
+    """Share of the samples in which a judge finds the label that they were asked for, a float.
+
+    fake (N, features) in the data's units, labels (N,). The judge is the classifier; without one the nearest mode of
+    a mixture, whose labels are 0, 1, ..., or the label of the nearest row of the data.
+    """
+    if classifier is not None:
+        found = classifier.predict(fake)
+    elif dataset.labels is not None:
+        found = nearest_labels(dataset.normalise(fake), dataset.normalise(dataset.X), dataset.labels)
+    else:
+        found = nearest_neighbours(fake, dataset.modes)[0]
+    return float((found == labels).mean())
+
+
 def label_histogram(labels, n_classes):
     """Share of each class 0 .. n_classes - 1 among integer labels (N,): (n_classes,) float64, sum 1.
 
@@ -675,6 +690,8 @@ def summary_lines(scores, published=None):
             line("classes present", f"{scores['classes_present']} of {scores['classes']}"),
             row("label_tv", "label total variation", real, perfect),
         ]
+    if "label_agreement" in scores:
+        lines.append(row("label_agreement", "label as asked for", "perfect 1"))
     if "frechet" in scores:
         lines += [
             row("accepted", f"accepted at p >= {CONFIDENT}", number("real_accepted", "held-out images {}")),

@@ -20,6 +20,7 @@ class Options:
     discriminator: str = "256, leaky_relu 0.2, 256, leaky_relu 0.2"
     latent_dim: int = 32
     prior: str = "normal"  # of z; or "uniform", "spherical", "signs": see gan.draw_prior
+    conditional: bool = False  # p(x|c): the data's labels, one-hot, go into both networks beside z and x
     steps: int = 20_000  # iterations of Algorithm 1
     batch_size: int = 64  # m
     k: int = 1  # discriminator steps per generator step
@@ -83,6 +84,7 @@ RULES = (  # names, test, what is wanted
         lambda v: _whole(v) and v >= 1,
         "a whole number, 1 or more",
     ),
+    ("conditional", lambda v: isinstance(v, bool), "true or false"),
     ("seed", lambda v: _whole(v) and v >= 0, "a whole number, 0 or more"),
     ("lr lr_D", lambda v: _number(v) and v > 0, "a number above 0"),
     ("lr_end", lambda v: _number(v) and 0 <= v <= 1, "a fraction of lr, from 0 to 1"),

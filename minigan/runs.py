@@ -241,8 +241,16 @@ class Run:
         return self.folder / "samples" / f"{self.gan.step:08d}.png"
 
     def fixed_samples(self):
-        """Samples from the same z whenever it is called."""
-        return self.gan.sample(100 if self.data.image_shape else 2000, seed=self.gan.seed)
+        """Samples from the same z whenever it is called; images of a conditional GAN class by class."""
+        n = 100 if self.data.image_shape else 2000
+        return self.gan.sample(n, seed=self.gan.seed, labels=self.fixed_labels(n))
+
+    def fixed_labels(self, n):
+        """The labels (n,) of n images to look at, all classes about equally often; None where there is no choice."""
+        if not (self.gan.conditional and self.data.image_shape):
+            return None
+        classes = np.array(list(self.data.label_shares))
+        return classes[np.arange(n) * len(classes) // n]
 
     def keep_frame(self):
         """One more frame for the animation."""
@@ -250,7 +258,8 @@ class Run:
             return
         from minigan import plots
 
-        self.frames.append(self.fixed_samples()[: 49 if self.data.image_shape else 1000])
+        every = 2 if self.fixed_labels(1) is not None else 1  # of every class some
+        self.frames.append(self.fixed_samples()[::every][: 49 if self.data.image_shape else 1000])
         self.frame_steps.append(self.gan.step)
         if self.data.features <= 2:
             self.frame_surfaces.append(self.gan.probability(plots.surface_grid(self.data)))
@@ -292,9 +301,13 @@ class Run:
 
     def score(self):
         """Write scores.json, the last file of a run; returns lines for a person."""
-        fake = self.gan.sample(metrics.how_many(self.data), seed=self.gan.seed)
+        gan, n = self.gan, metrics.how_many(self.data)
+        labels = gan.draw_labels(n, np.random.default_rng(gan.seed)) if gan.conditional else None
+        fake = gan.sample(n, seed=gan.seed, labels=labels)
         try:
             scores = metrics.evaluate(self.data, fake)
+            if gan.conditional:
+                scores["label_agreement"] = metrics.label_agreement(self.data, fake, labels)
             lines = metrics.summary_lines(scores)
         except ValueError as error:  # too few rows
             scores, lines = {}, [f"not scored: {error}"]

@@ -322,13 +322,16 @@ class VAEGAN(GAN):
     Larsen et al. measure reconstructions in a hidden layer of D, and show them to D as well; here the ELBO stays that
     of the pixels. Options, ``fit``, ``sample`` and the rest are GAN's; ``vae`` is the VAE, which has ``encoder_layers``
     and ``lr_encoder`` of Adam. ``checkpoint.save`` keeps its GAN, not the encoder. Raises MiniganError for another
-    prior, update or backend than the default's, or a negative weight.
+    prior, update or backend than the default's, for conditional=True, or for a negative weight.
     """
 
     def __init__(self, encoder_layers="256, relu, 256, relu", elbo_weight=0.01, lr_encoder=0.001, **options):
         super().__init__(**{"backend": "numpy", **options})
-        if self.update != "alternating" or self.prior != "normal" or self.backend != "numpy":
-            raise MiniganError("a VAE-GAN has prior 'normal', update 'alternating' and backend 'numpy'; leave them so")
+        fixed = {"update": "alternating", "prior": "normal", "backend": "numpy", "conditional": False}
+        if any(getattr(self, name) != v for name, v in fixed.items()):
+            raise MiniganError(
+                f"a VAE-GAN has {', '.join(f'{name} {v!r}' for name, v in fixed.items())}; leave them so"
+            )
         if not (isinstance(elbo_weight, (int, float)) and 0 <= elbo_weight < math.inf):
             raise MiniganError(f"elbo-weight is {elbo_weight!r}; it must be a number, 0 or more")
         self.elbo_weight = elbo_weight

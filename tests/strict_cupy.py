@@ -179,7 +179,7 @@ class ndarray:
                 return  # a[i:j] += b ends with a[i:j] = a[i:j], which CuPy notices
             if np.may_share_memory(to, value):
                 raise Refused("a copy between overlapping parts of an array")
-        counts["launches"] += 1
+        counts["launches"] += to.size > 0  # CuPy launches nothing for an empty array
         to[...] = value
 
     @_recorded

@@ -59,6 +59,8 @@ def assert_equal(a, b):
         (table, dict(optimizer="adam", lr=0.01, k=2, average=0.0, dtype="float64", output_bias="data")),
         (lambda: load("ring"), dict(update="simultaneous", r2=0.2, prior="uniform", generator="dropout 0.9, 8, tanh")),
         (lambda: load("gaussian"), dict(optimizer="adam", lr=0.01, prior="spherical", loss="minimax", init_G=0.1)),
+        (lambda: load("ring"), dict(conditional=True, prior="signs", discriminator="dropout 0.7, 8, relu")),
+        (lambda: load("digits"), dict(conditional=True, r1=0.1)),
     ],
 )
 def test_a_loaded_gan_goes_on_bit_for_bit(data, options, stop, tmp_path):

@@ -284,6 +284,7 @@ def test_vae_complains_in_one_sentence():
         lambda: VAE().sample(3),
         lambda: VAEGAN(update="simultaneous"),
         lambda: VAEGAN(prior="uniform"),
+        lambda: VAEGAN(conditional=True),
         lambda: VAEGAN(elbo_weight=-1.0),
     ):
         with pytest.raises(MiniganError):

@@ -1,0 +1,125 @@
+"""Conditional GANs: the labels' way into both networks, out of the data, and through a saved run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minigan import GAN, MiniganError, checkpoint, load, metrics
+from minigan.__main__ import main
+from minigan.data import from_array
+from train import main as train
+
+SMALL = dict(
+    generator="16, relu", discriminator="16, leaky_relu 0.2", latent_dim=3, batch_size=12, conditional=True,
+    backend="numpy",
+)  # fmt: skip
+CENTRES = {-1: (0.0, 5.0), 4: (3.0, 0.0), 7: (-3.0, -1.0)}  # of the labelled clouds; unequal shares
+
+
+def clouds(n=600, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(list(CENTRES), n, p=[0.5, 0.3, 0.2])
+    return from_array(np.array([CENTRES[c] for c in labels]) + 0.2 * rng.standard_normal((n, 2)), labels)
+
+
+def test_real_rows_bring_their_labels_and_generated_ones_share_them():
+    data = clouds()
+    gan = GAN(**SMALL, r1=0.1).build(data)
+    assert (gan.G.n_in, gan.G.n_out, gan.D.n_in) == (3 + 3, 2, 2 + 3)
+    gan.discriminator_step()
+    x = data.denormalise(gan.tape_D.x[:12, :2])
+    nearest = np.abs(x[:, None] - np.array(list(CENTRES.values()))).sum(2).argmin(1)
+    assert np.array_equal(gan.tape_D.x[:12, 2:], np.eye(3)[nearest])  # columns in the order of the labels
+    assert np.array_equal(gan.tape_D.x[12:, 2:], gan.tape_D.x[:12, 2:])
+    assert np.array_equal(gan.tape_D.x[12:, :2], gan.tape_G.out)
+    labels = gan.tape_D.x[:12, 2:].copy()
+    gan.generator_step()
+    assert np.array_equal(gan.tape_G.x[:, 3:], labels) and np.array_equal(gan.tape_DG.x[:, 2:], labels)
+    assert np.array_equal(gan.tape_DG.x[:, :2], gan.tape_G.out)
+
+
+def test_a_stream_of_gaussians_is_labelled_by_its_modes():
+    data = load("ring")
+    gan = GAN(**SMALL).build(data)
+    gan.train_step()
+    x, labels = data.denormalise(gan.tape_D.x[:12, :2]), gan.tape_D.x[:12, 2:].argmax(1)
+    assert np.abs(x - data.modes[labels]).max() < 6 * data.sigma
+    assert len(set(labels)) > 2 and (gan.tape_D.x[:, 2:].sum(1) == 1).all()
+
+
+def test_it_learns_which_label_is_where():
+    data = clouds()
+    gan = GAN(**SMALL | {"batch_size": 64}, steps=1500, lr=0.05, r1=0.1).fit(data)
+    for label, centre in CENTRES.items():
+        assert np.abs(gan.sample(200, seed=0, labels=label).mean(0) - centre).max() < 0.6
+    labels = np.random.default_rng(0).permutation(list(CENTRES) * 100)
+    right = metrics.label_agreement(data, gan.sample(300, seed=0, labels=labels), labels)
+    wrong = metrics.label_agreement(data, gan.sample(300, seed=0, labels=labels), labels[::-1])
+    assert right > 0.97 and wrong < 0.6
+    share = (gan.sample(2000, seed=0)[:, 1] > 3).mean()  # without labels: as often as the data
+    assert abs(share - 0.5) < 0.05
+    x = data.X[:50]
+    mean = sum(data.label_shares[c] * gan.probability(x, c) for c in CENTRES)
+    assert np.allclose(gan.probability(x), mean) and gan.probability(x, data.labels[:50]).mean() > mean.mean()
+
+
+def test_labels_are_drawn_as_often_as_the_data_have_them():
+    gan = GAN(**SMALL).build(clouds())
+    labels = gan.draw_labels(20_000, np.random.default_rng(0))
+    for label, share in gan.data.label_shares.items():
+        assert abs((labels == label).mean() - share) < 0.02
+    mnist_like = load("digits")
+    assert list(mnist_like.label_shares) == list(range(10)) and abs(sum(mnist_like.label_shares.values()) - 1) < 1e-9
+
+
+def test_the_judge_of_a_stream_is_its_nearest_mode():
+    data = load("ring")
+    assert metrics.label_agreement(data, data.modes, np.arange(8)) == 1.0
+    assert metrics.label_agreement(data, data.modes, np.arange(8)[::-1]) == 0.0
+
+
+def test_a_saved_one_samples_without_its_data(tmp_path):
+    gan = GAN(**SMALL).build(clouds())
+    for _ in range(12):
+        gan.train_step()
+    checkpoint.save(tmp_path, gan)
+    again, _, _ = checkpoint.load(tmp_path)
+    labels = np.repeat(list(CENTRES), 5)
+    assert np.array_equal(again.sample(15, seed=1, labels=labels), gan.sample(15, seed=1, labels=labels))
+    assert np.array_equal(again.sample(15, seed=1), gan.sample(15, seed=1))
+
+
+@pytest.mark.parametrize(
+    "do, said",
+    [
+        (lambda gan: gan.sample(3, labels=5), "no label 5: give one of -1, 4, 7"),
+        (lambda gan: gan.decode(np.zeros((2, 3), np.float32)), "needs labels"),
+        (lambda gan: GAN(**SMALL).build(np.zeros((20, 2))), "needs labels and 'array' has none"),
+        (lambda gan: GAN(**SMALL | {"conditional": False}).build(clouds()).sample(2, labels=4), "knows no labels"),
+        (lambda gan: GAN(conditional="yes"), "conditional is 'yes'"),
+    ],
+)
+def test_what_it_refuses(do, said):
+    with pytest.raises(MiniganError, match=said):
+        do(GAN(**SMALL).build(clouds()))
+
+
+def test_the_command_line(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    small = "--steps 30 --batch-size 20 --generator 8,relu --discriminator 8,relu --quiet".split()
+    assert train(["--conditional", "--gif", "--out", run, *small]) == 0
+    assert 0 <= json.loads((tmp_path / "run/scores.json").read_text())["label_agreement"] <= 1
+    out = tmp_path / "sevens.npy"
+    assert main(["sample", run, "-n", "6", "--label", "7", "-o", str(out)]) == 0
+    gan = checkpoint.load(run)[0]
+    assert np.array_equal(np.load(out), gan.sample(6, seed=0, labels=7))
+    assert main(["evaluate", run]) == 0 and "label as asked for" in capsys.readouterr().out
+    assert main(["sample", run, "--label", "11", "-o", str(out)]) == 2
+    assert "digits has no label 11" in capsys.readouterr().err
+    plain = str(tmp_path / "plain")
+    assert train(["--out", plain, *small]) == 0
+    assert main(["sample", plain, "--label", "7", "-o", str(out)]) == 2
+    assert "knows no labels; leave --label out" in capsys.readouterr().err
+    assert train(["--data", "moons", "--conditional", "--out", str(tmp_path / "moons"), *small]) == 2
+    assert "'moons' has none" in capsys.readouterr().err and not (tmp_path / "moons").exists()
