@@ -423,6 +423,22 @@ def label_agreement(dataset, fake, labels, classifier=None):
     return float((found == labels).mean())
 
 
+def recall_by_class(dataset, fake, labels, rows=500, seed=0):
+    """Recall within each class of the data, (classes,) float64: does each class have its whole variety?
+
+    fake (N, features) in the data's units, labels (N,) those of the samples. Of every class as many rows are taken on
+    both sides, as many as there are but at most ``rows``; 0 where there are not more than NEIGHBOURS.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for label in dataset.label_shares:
+        real, mine = (x[rng.permutation(np.flatnonzero(of == label))[:rows]] for x, of in
+                      ((dataset.X, dataset.labels), (fake, labels)))  # fmt: skip
+        n = min(len(real), len(mine))
+        real, mine = dataset.normalise(real[:n]), dataset.normalise(mine[:n])
+        found.append(precision_recall_density_coverage(real, mine)["recall"] if n > NEIGHBOURS else 0.0)
+    return np.array(found)
+
+
 def label_histogram(labels, n_classes):
     """Share of each class 0 .. n_classes - 1 among integer labels (N,): (n_classes,) float64, sum 1.
 

@@ -18,11 +18,12 @@ def test_every_gradient_in_the_table_passes():
 def test_random_networks_cover_every_layer_prior_loss_and_update():
     rng = np.random.default_rng(0)
     text = " ".join(str(gradcheck.random_options(rng)) for _ in range(200))
-    words = "relu leaky_relu tanh sigmoid maxout dropout fourier normal uniform spherical minimax non-saturating "
-    words += "simultaneous"
-    assert all(word in text for word in words.split())
+    words = "relu leaky_relu tanh sigmoid maxout dropout fourier normal uniform spherical signs minimax "
+    words += "non-saturating simultaneous"
+    assert "'conditional': True" in text and all(word in text for word in words.split())
 
 
+START = losses.GradientPenalty.__init__
 BREAKAGES = {
     "Linear forgets the batch's first row": (Linear, "_parameter_gradient", lambda self, dout, x, c, g: (
         self.xp.matmul(x[1:].T, dout[1:], out=g[0]), self.xp.matmul(c.ones, dout, out=g[1]))),
@@ -40,6 +41,8 @@ BREAKAGES = {
         None if e is None else (c.slope * self._by_group(e)).sum(axis=1)),
     "R1 forgets the tangent's weights": (Linear, "backward_tangent",
         lambda self, e, delta, x, xdot, p, c, g, scratch, need_e: None),
+    "R1 penalises the labels too": (losses.GradientPenalty, "__init__",
+        lambda self, net, n, features=None: START(self, net, n)),
     "the cross-entropy forgets the labels": (losses, "cross_entropy_gradient",
         lambda logits, labels, out: np.exp(losses.log_softmax(logits)) / len(labels)),
 }  # fmt: skip
