@@ -21,6 +21,8 @@ from minigan.backend import Backend
 from minigan.data import from_array
 from minigan.errors import MiniganError
 from minigan.gan import GAN
+from minigan.inference import Encoder
+from minigan.masked import MaskedGAN
 from minigan.mixture import GaussianMixture
 from minigan.mlp import MLP
 from minigan.options import PRIORS, UPDATES
@@ -438,6 +440,68 @@ def check_vae_gan(seed=0):
     ]
 
 
+def check_masked(seed=0):
+    """The gradients of a MaskedGAN's two steps, D's with R1: a row for each network and method."""
+    rng = np.random.default_rng(seed)
+    x, z, mask = rng.standard_normal((5, 3)), rng.standard_normal((5, 2)), rng.integers(0, 2, (5, 3))
+    gan = MaskedGAN(
+        generator="4, tanh", discriminator="4, tanh", latent_dim=2, batch_size=5, r1=0.3, init_D="he", dtype="float64"
+    ).build(from_array(x))
+    gan.draw_z = lambda: z
+    gan.discriminator_gradient(np.concatenate([x, mask], axis=1))
+    gan.generator_gradient()
+
+    def judged(G, D, tape):
+        """D's logits (10, 1) of the real rows above the filled-in ones."""
+        x_hat = mask * x + (1 - mask) * G.forward(np.concatenate([z, mask * x, mask], axis=1), G.tape(5))
+        return D.forward(np.concatenate([np.concatenate([x, x_hat]), np.tile(mask, (2, 1))], axis=1), tape)
+
+    def loss_D(G, D):
+        tape = D.tape(10)
+        return gan.loss_D(judged(G, D, tape)) + penalty_value(D, tape[:5], gan.r1, 3)
+
+    def loss_G(G, D):
+        return losses.generator_loss(judged(G, D, D.tape(10))[5:], gan.loss)
+
+    rows, real = [], {"G": gan.G, "D": gan.D}
+    for nets in (real, {name: _complex_twin(net) for name, net in real.items()}):
+        for name, loss, grad in (("D", loss_D, gan.grad_D), ("G", loss_G, gan.grad_G)):
+            theta = nets[name].theta
+            method, derivative = METHODS[theta.dtype.kind]
+            numerical = derivative(lambda loss=loss, nets=nets: loss(**nets), theta)
+            rows.append(
+                Check(f"masked GAN's step: {name}", method, worst_error(grad, numerical, np.asarray), LIMITS[method])
+            )
+    return rows
+
+
+def check_encoder(seed=0):
+    """The gradient of an Encoder's L_E, whose second term comes through G: a row for each method."""
+    rng = np.random.default_rng(seed)
+    data = from_array(rng.random((4, 3)), image_shape=(1, 3))
+    options = dict(generator="4, tanh, 4, leaky_relu 0.2", latent_dim=2, batch_size=4, dtype="float64")
+    while True:
+        gan = GAN(**options, backend="numpy", seed=int(rng.integers(2**31))).build(data)
+        encoder = Encoder(gan, "5, tanh, 4, leaky_relu 0.2", batch_size=4, weight=0.7).build()
+        encoder.E.theta[...] += 0.5 * rng.standard_normal(encoder.E.theta.size)
+        encoder.G.theta[...] += 0.5 * rng.standard_normal(encoder.G.theta.size)
+        encoder.draw()
+        encoder.gradient()
+        near = kink_distance(encoder.E, encoder.tape_E), kink_distance(encoder.G, encoder.tape_G)
+        if min(near) > KINK_MARGIN:
+            break
+    twin = Encoder(gan, encoder.layers, batch_size=4, weight=0.7)
+    twin.dtype = "complex128"
+    twin.build().E.theta[...] = encoder.E.theta
+    twin.G.theta[...], twin.z[...], twin.tape_E.x[...] = encoder.G.theta, encoder.z, encoder.tape_E.x
+    rows = []
+    for model in (encoder, twin):
+        method, derivative = METHODS[model.E.theta.dtype.kind]
+        error = worst_error(encoder.grad, derivative(model.forward, model.E.theta), np.asarray)
+        rows.append(Check("Encoder's L_E, through G", method, error, LIMITS[method]))
+    return rows
+
+
 # -- The table ---------------------------------------------------------------------------------------------
 
 LAYERS = {
@@ -475,6 +539,8 @@ def run(count=50, seed=0, backend=None):
     for head, images in (("gaussian", False), ("gaussian", True), ("bernoulli", True)):
         yield from check_vae(head, images, seed)
     yield from check_vae_gan(seed)
+    yield from check_encoder(seed)
+    yield from check_masked(seed)
 
 
 def print_table(checks):
