@@ -1,7 +1,7 @@
 """Train the recipes whose numbers can be held against published ones, all seeds, and write the table.
 
     python benchmarks/published.py ring-pacgan grid-pacgan --seeds 10
-    python benchmarks/published.py mnist fashion-mnist --seeds 3 --data-dir FOLDER
+    python benchmarks/published.py mnist mnist-conditional fashion-mnist --seeds 3 --data-dir FOLDER
     python benchmarks/published.py mnist-paper --seeds 1 --data-dir FOLDER
 
 Final weights, no choice of the best moment; --jobs trainings at a time, on one core each. Training states are kept in
@@ -100,8 +100,14 @@ def score_images(data):
         classifier = classifier or Classifier(seed=0).fit(data.X, data.labels)
         scores = {"classifier": classifier.accuracy(data.X_test, data.labels_test)}
         for prefix, average in (("last_", False), ("", True)) if paper else (("", True),):
-            fake = gan.sample(SAMPLES, seed=gan.seed, average=average)
+            labels = gan.draw_labels(SAMPLES, np.random.default_rng(gan.seed)) if gan.conditional else None
+            fake = gan.sample(SAMPLES, seed=gan.seed, average=average, labels=labels)
             found = metrics.evaluate(data, fake, reference=last) | metrics.evaluate_images(data, fake, classifier)
+            if gan.conditional:
+                found["label_agreement"] = metrics.label_agreement(data, fake, labels, classifier)
+            else:
+                labels = classifier.predict(fake)
+            found["class_recall"] = float(metrics.recall_by_class(data, fake, labels).mean())
             scores |= {prefix + name: value for name, value in found.items()}
         return scores
 
@@ -185,6 +191,8 @@ IMAGES = {
     "coverage": "coverage",
     "classes": "classes_present",
     "to training / held-out": "training_distance_ratio",
+    "recall within classes": "class_recall",
+    "label as asked for": lambda r, prefix: f"{r['label_agreement']:.4f}" if "label_agreement" in r else "",
 }
 
 
