@@ -30,23 +30,19 @@ def trained(name, seed, **options):
 
 def run(seed=0, quick=False):
     """Digits with and without labels, the same networks and steps; the ring with the number of its mode as label."""
-    steps = 3000 if quick else 12_000
+    steps = 2000 if quick else 12_000
     # A tenth of the images to a label: D learns them by heart sooner, so it gets more of R1 than the recipe's .03.
     digits, conditional = trained("digits", seed, conditional=True, r1=0.06, steps=steps)
-    _, plain = trained("digits", seed, steps=steps)
     order = np.random.default_rng(seed).permutation(len(digits.X))
     known, held_out = order[HELD_OUT:], order[:HELD_OUT]
-    judge = Classifier(steps=1500, seed=seed).fit(digits.X[known], digits.labels[known])
+    judge = Classifier(steps=1000, seed=seed).fit(digits.X[known], digits.labels[known])
     right = judge.accuracy(digits.X[held_out], digits.labels[held_out])
 
     labels = np.repeat(np.arange(10), 400)
     fake = conditional.sample(len(labels), seed=seed, labels=labels)
     agreement = metrics.label_agreement(digits, fake, labels, judge)
-    others = plain.sample(len(labels), seed=seed)
-    recall = metrics.recall_by_class(digits, fake, labels)
-    plain_recall = metrics.recall_by_class(digits, others, judge.predict(others))
 
-    ring, on_ring = trained("ring", seed, conditional=True, steps=1500 if quick else 6000)
+    ring, on_ring = trained("ring", seed, conditional=True, steps=1000 if quick else 6000)
     modes = np.repeat(np.arange(8), 250)
     points = on_ring.sample(len(modes), seed=seed, labels=modes)
     ring_agreement = metrics.label_agreement(ring, points, modes)
@@ -54,12 +50,20 @@ def run(seed=0, quick=False):
     found = [
         Claim(20, "a classifier that never saw them agrees with the labels asked for", "digits: >= 95 %",
               f"{agreement:.1%} (on held-out digits it is right on {right:.1%})", agreement >= 0.95),
-        Claim(20, "within a class nothing of the variety is lost",
-              "mean recall within classes >= 80 % of that of a GAN without labels",
-              f"{recall.mean():.3f} against {plain_recall.mean():.3f}", recall.mean() >= 0.8 * plain_recall.mean()),
         Claim(20, "on the ring each label has its own mode", "nearest mode as asked for: >= 99 %; 8 of 8 modes",
               f"{ring_agreement:.1%}; {free['modes']} of 8", ring_agreement >= 0.99 and free["modes"] == 8),
     ]  # fmt: skip
+
+    recall = {"with labels": metrics.recall_by_class(digits, fake, labels)}
+    if not quick:  # another training
+        others = trained("digits", seed, steps=steps)[1].sample(len(labels), seed=seed)
+        recall["without"] = metrics.recall_by_class(digits, others, judge.predict(others))
+        mine, theirs = (r.mean() for r in recall.values())
+        found.append(
+            Claim(20, "within a class nothing of the variety is lost",
+                  "mean recall within classes >= 80 % of that of a GAN without labels",
+                  f"{mine:.3f} against {theirs:.3f}", mine >= 0.8 * theirs)
+        )  # fmt: skip
 
     title = "The label decides what G draws, z decides how"
     fig, axes = claims.figure(title, columns=3, width=13, height=4.2, width_ratios=[1.25, 1, 1])
@@ -68,8 +72,8 @@ def run(seed=0, quick=False):
     axes[0].imshow(plots.tile(plots._smoothed(rows, 6), PER_CLASS), cmap="gray", aspect="auto")
     axes[0].set(xticks=[], xlabel="one z in every column", ylabel="label asked for")
     axes[0].set_yticks((np.arange(10) + 0.5) * 50, range(10))
-    axes[1].bar(np.arange(10) - 0.2, recall, 0.4, color=plots.FAKE, label="with labels")
-    axes[1].bar(np.arange(10) + 0.2, plain_recall, 0.4, color=plots.REAL, label="without")
+    for i, (name, values) in enumerate(recall.items()):
+        axes[1].bar(np.arange(10) + 0.4 * i - 0.2, values, 0.4, color=(plots.FAKE, plots.REAL)[i], label=name)
     axes[1].set(xlabel="digit", ylabel="recall within the class", ylim=(0, 1), xticks=range(10))
     axes[1].legend(fontsize=8.5, frameon=False, loc="upper right", ncols=2)
     axes[2].scatter(*points.T, c=modes, cmap="tab10", s=3)

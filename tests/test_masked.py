@@ -85,6 +85,7 @@ def test_what_is_given_comes_back_bit_for_bit(dtype):
 def test_seeds():
     one, same, other = trained(seed=4), trained(seed=4), trained(seed=5)
     assert np.array_equal(one.G.theta, same.G.theta) and not np.array_equal(one.G.theta, other.G.theta)
+    assert np.array_equal(one.labels, same.labels) and not np.array_equal(one.labels, other.labels)
     x, mask = table(5), [1, 0, 0]
     assert np.array_equal(one.complete(x, mask, seed=1), same.complete(x, mask, seed=1))
     assert not np.array_equal(one.complete(x, mask, seed=1), one.complete(x, mask, seed=2))
@@ -139,6 +140,9 @@ def test_what_it_refuses(do, said):
 
 
 def test_it_is_a_GAN_with_its_options():
-    gan = trained(output_bias="data", prior="signs", optimizer="adam", k=2)
+    gan = trained(prior="signs", optimizer="adam", k=2)
     assert isinstance(gan, GAN) and np.isfinite(gan.report()["V"])
     assert np.isin(np.abs(gan.tape_G.x[:, :2]), 1).all()
+    digits = load("digits")
+    gan = MaskedGAN(**SMALL, output_bias="data").build(digits)
+    assert np.allclose(1 / (1 + np.exp(-gan.G.params.layers[2][1])), digits.X.mean(0), atol=1e-6)
