@@ -380,6 +380,7 @@ BAD = [
     ("--discriminator maxout", "'maxout'"), ("--discriminator -4", "-4"), ("--discriminator", "--discriminator"),
     ("--latent-dim 0", "0"), ("--latent-dim 1.5", "'1.5'"), ("--latent-dim 9999999999999999", "9999999999999999"),
     ("--latent-dim 1000000000000000000000", "1000000000000000000000"),
+    ("--conditional=yes", "'yes'"), ("--conditional --data moons", "'moons' has none"),
     ("--prior cauchy", "'cauchy'"), ("--init-G xavier", "'xavier'"), ("--init-G nan", "nan"), ("--init-G -1", "-1"),
     ("--init-G 1e300", "1e+300"), ("--init-D 0", "0"), ("--init-D inf", "inf"), ("--output-bias one", "'one'"),
     ("--steps 0", "0"), ("--steps -5", "-5"), ("--steps many", "'many'"), ("--steps 1e3", "'1e3'"),
