@@ -125,7 +125,8 @@ def run(seed=0, quick=False):
         result += [
             Claim(22, "and more where real digits with such a half differ more", "most over least doubtful fourth: > 1",
                   each(ratios), min(ratios.values()) > 1),
-            Claim(22, "a classifier reads the true digit in a completion", "over the halves more often than with the best single fill",
+            Claim(22, "a classifier reads the true digit in a completion",
+                  "over the four halves more often than with the best single fill",
                   f"{each(agree)}; single {each(single)}; whole digits {accuracy:.2f}",
                   sum(agree.values()) > sum(single.values())),
         ]  # fmt: skip
