@@ -74,6 +74,9 @@ def parser():
         help="where the files of mnist and fashion-mnist are (default: they are downloaded once, into a cache)",
     )
     g.add_argument("--image-size", type=int, metavar="N", help="crop and resize a folder's images to N x N pixels")
+    g.add_argument(
+        "--label-column", metavar="NAME", help="the column of a .csv file that holds the label: its name, or its number"
+    )
 
     g = p.add_argument_group("networks")
     g.add_argument(

@@ -1,6 +1,6 @@
 """What to do with a finished run, and the gradient check:
 
-python -m minigan sample RUN -n 64 --seed 1 -o out.png     also out.npy or out.csv
+python -m minigan sample RUN -n 64 --seed 1 -o out.png     also out.npy, out.npz or out.csv
 python -m minigan evaluate RUN
 python -m minigan gradcheck
 python -m minigan claims                                   run every claim of the literature in examples/
@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import __version__, checkpoint, load, metrics
+from minigan import __version__, checkpoint, metrics, runs
 from minigan.classifier import Classifier
+from minigan.data import whole_or_text
 from minigan.errors import MiniganError
 
 
@@ -58,10 +59,10 @@ def parser():
     c.add_argument("-n", type=int, default=64, metavar="N", help="how many (default: 64)")
     c.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default: 0)")
     c.add_argument("-o", "--out", default="samples.png", metavar="FILE",
-                   help="a .png picture, or the numbers, (n, features) in the data's units, as .npy or .csv "
-                   "(default: samples.png)")  # fmt: skip
+                   help="a .png picture, or the numbers, (n, features) in the data's units, as .npy, .csv or .npz, the "
+                   "last two with the labels of a --conditional run (default: samples.png)")  # fmt: skip
     c.add_argument("--last", action="store_true", help="use the last weights and not their average")
-    c.add_argument("--label", type=int, metavar="C", help="of this class only, if the run is --conditional")
+    c.add_argument("--label", type=whole_or_text, metavar="C", help="of this class only, if the run is --conditional")
     c.set_defaults(command=sample)
 
     c = commands.add_parser("evaluate", help="measure a trained generator against its data (mnist: a minute)")
@@ -99,10 +100,15 @@ def sample(args):
     say_damage(note)
     if args.label is not None and not gan.conditional:
         raise MiniganError(f"the run in {args.run} knows no labels; leave --label out, or train one with --conditional")
-    x = gan.sample(args.n, seed=args.seed, average=not args.last, labels=args.label)
+    labels = None
+    if gan.conditional and args.label is None:
+        labels = gan.draw_labels(args.n, np.random.default_rng(args.seed))
+    elif gan.conditional:
+        labels = np.full(args.n, args.label)
+    x = gan.sample(args.n, seed=args.seed, average=not args.last, labels=labels)
     temporary = out.with_name(out.name + ".part")
     try:
-        WRITERS[out.suffix.lower()](temporary, x, gan, args.run)
+        WRITERS[out.suffix.lower()](temporary, x, labels, gan, args.run)
         os.replace(temporary, out)
     except OSError as error:
         raise MiniganError(f"{out} cannot be written ({error.strerror}); choose another place with -o") from error
@@ -113,20 +119,33 @@ def sample(args):
     return 0
 
 
-def write_npy(path, x, gan, run):
+def write_npy(path, x, labels, gan, run):
     """The numbers as NumPy saves them."""
     with open(path, "wb") as file:
         np.save(file, x)
 
 
-def write_csv(path, x, gan, run):
-    """The numbers as text, exact in float32, below the names of the data's columns."""
+def write_npz(path, x, labels, gan, run):
+    """The numbers as X, images in their shape, and the labels if there are any."""
+    X = x.reshape(len(x), *(gan.data.image_shape or x.shape[1:]))
+    with open(path, "wb") as file:
+        np.savez(file, X=X, **({} if labels is None else {"labels": labels}))
+
+
+def write_csv(path, x, labels, gan, run):
+    """The numbers as text, exact in float32, below the names of the data's columns; the labels in a last column."""
+    header = gan.data.columns or [f"x{i}" for i in range(x.shape[1])]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerow(gan.data.columns or [f"x{i}" for i in range(x.shape[1])])
-        np.savetxt(file, x, fmt="%.9g", delimiter=",")
+        rows = csv.writer(file, lineterminator="\n")
+        if labels is None:
+            rows.writerow(header)
+            np.savetxt(file, x, fmt="%.9g", delimiter=",")
+        else:
+            rows.writerow([*header, "label"])
+            rows.writerows([*(f"{v:.9g}" for v in row), label] for row, label in zip(x, labels.tolist(), strict=True))
 
 
-def write_png(path, x, gan, run):
+def write_png(path, x, labels, gan, run):
     """A picture of the samples. Beside tables and points it shows the real data, so it has to load them."""
     from minigan import plots
 
@@ -134,16 +153,16 @@ def write_png(path, x, gan, run):
     if not data.image_shape:
         data = data_of(run)
         checkpoint.load(run, data, backend="numpy")  # refuses other data
-    plots.samples(path, data, x, gan.probability)
+    plots.samples(path, data, x, gan.probability, labels=labels)
 
 
-WRITERS = {".png": write_png, ".npy": write_npy, ".csv": write_csv}
+WRITERS = {".png": write_png, ".npy": write_npy, ".npz": write_npz, ".csv": write_csv}
 
 
 def data_of(run, data_dir=None):
     """The data that a run was trained on."""
     config = checkpoint.read_config(run)
-    return load(config["data"], data_dir or config["data_dir"], config["image_size"])
+    return runs.data_of(config | ({"data_dir": data_dir} if data_dir else {}))
 
 
 def evaluate(args):

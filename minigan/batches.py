@@ -50,14 +50,13 @@ class Batches:
         if self.data.X is None:
             x = self.data.draw(self.BLOCK * self.batch_size, self.rng.stream, self.xp)
             rows = (x.astype(self.dtype, copy=False) - self.shift) / self.scale
-            return self.xp.concatenate([rows, self._nearest_mode(x)], axis=1) if self.labelled else rows
+            return self.xp.concatenate([rows, self._one_hot(x)], axis=1) if self.labelled else rows
         return self.backend.to_device(self.rng.order.permutation(len(self.data.X)))
 
-    def _nearest_mode(self, x):
-        """One-hot label of each row of a stream of Gaussians (n, modes): the mode that it lies nearest to."""
-        modes = self.xp.asarray(self.data.modes)
-        d2 = self.xp.stack([self.xp.square(x - mode).sum(1) for mode in modes], axis=1)
-        return (d2 == d2.min(axis=1, keepdims=True)).astype(self.dtype)
+    def _one_hot(self, x):
+        """The labels of a stream's rows (n, features), in the data's units, as (n, classes)."""
+        classes = self.xp.arange(len(self.data.label_shares))
+        return (self.data.label_of(x, self.xp)[:, None] == classes).astype(self.dtype)
 
     def state(self):
         """(order or block as a host array, position): what ``restore`` needs beside the generators' states."""

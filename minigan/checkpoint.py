@@ -15,7 +15,7 @@ import numpy as np
 
 from minigan import __version__, files
 from minigan.batches import Batches
-from minigan.data import Dataset
+from minigan.data import Dataset, whole_or_text
 from minigan.errors import MiniganError
 from minigan.gan import GAN
 from minigan.mlp import parse_layers
@@ -94,7 +94,8 @@ def read_config(folder):
             config = json.loads(file.read().decode())
         if not isinstance(config, dict):
             raise ValueError("it is not an object")
-        wanted = {"data": str, "data_dir": str | None, "image_size": int | None, "recipe": str | None}
+        wanted = {"data": str, "image_size": int | None}
+        wanted |= dict.fromkeys(("data_dir", "label_column", "recipe"), str | None)
         for name, kinds in wanted.items():
             if not isinstance(config.setdefault(name, None), kinds):
                 raise ValueError(f"'{name}' is {config[name]!r}")
@@ -206,8 +207,8 @@ def _restore(gan, arrays, meta, data):
 
 
 def _label_shares(about):
-    """{label: share}, whose keys JSON has made texts."""
-    return {int(label): share for label, share in (about.get("label_shares") or {}).items()} or None
+    """{label: share}; JSON has made texts of all labels, also of whole numbers."""
+    return {whole_or_text(label): share for label, share in (about.get("label_shares") or {}).items()} or None
 
 
 def _copy(arrays, name, out, backend):

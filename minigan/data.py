@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +36,9 @@ class Dataset:
     name: str
     features: int  # columns of one sample
     X: np.ndarray | None = None  # (N, features) float32, the data's own units; None for a stream
-    labels: np.ndarray | None = None  # (N,) int64
+    labels: np.ndarray | None = None  # (N,) int64, or texts such as "setosa"
     draw: Callable | None = None  # draw(n, rng, xp) -> (n, features) float32 on rng's device
+    label_of: Callable | None = None  # streams: label_of(x, xp) -> (n,), 0, 1, ...: to which part each row belongs
     image_shape: tuple | None = None  # (h, w) or (h, w, 3); pixels then lie in [0, 1]
     shift: np.ndarray | float = 0.0
     scale: np.ndarray | float = 1.0
@@ -47,14 +49,12 @@ class Dataset:
     X_test: np.ndarray | None = None  # (M, features) float32, rows held out by the set's authors
     labels_test: np.ndarray | None = None  # (M,) int64
     X_valid: np.ndarray | None = None  # (L, features) float32, rows kept from training to choose something with
-    label_shares: dict | None = None  # {label: its share of the rows}; from the labels, or of a mixture's equal parts
+    label_shares: dict | None = None  # {label: its share of the rows}; from the labels, if there are any
 
     def __post_init__(self):
         if self.label_shares is None and self.labels is not None:
             classes, counts = np.unique(self.labels, return_counts=True)
             self.label_shares = dict(zip(classes.tolist(), (counts / len(self.labels)).tolist(), strict=True))
-        elif self.label_shares is None and self.modes is not None:
-            self.label_shares = {k: 1 / len(self.modes) for k in range(len(self.modes))}
         self.shift = np.full(self.features, self.shift, np.float32)
         self.scale = np.full(self.features, self.scale, np.float32)
 
@@ -114,7 +114,8 @@ def from_array(X, labels=None, image_shape=None, name: str = "array") -> Dataset
     Tables: any other (N, features) or (N,) array; each column is standardised to mean 0 and standard
     deviation 1 (a constant column is only shifted).
 
-    labels: (N,) integers. Raises MiniganError for other shapes and dtypes, an empty array, NaN or infinity.
+    labels: (N,) integers or texts; texts that are all whole numbers become integers. Raises MiniganError for other
+    shapes and dtypes, an empty array, NaN or infinity.
     """
     X = np.asarray(X)
     if X.dtype.kind not in "biuf":
@@ -195,9 +196,19 @@ def _labels(labels, n, name):
     if labels is None:
         return None
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "biu" or labels.shape != (n,):
-        raise MiniganError(f"{name}'s labels have shape {labels.shape} and dtype {labels.dtype}: give {n} integers")
+    if labels.dtype.kind not in "biuU" or labels.shape != (n,):
+        raise MiniganError(
+            f"{name}'s labels have shape {labels.shape} and dtype {labels.dtype}: give {n} integers or texts"
+        )
+    if labels.dtype.kind == "U":
+        classes, which = np.unique(labels, return_inverse=True)
+        return np.array([whole_or_text(c) for c in classes.tolist()])[which]
     return labels.astype(np.int64)
+
+
+def whole_or_text(text):
+    """A whole number if a text is one, as labels are written, else the text."""
+    return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip(), re.ASCII) else text
 
 
 # ------------------------------------------------------------------------------------------ streams
@@ -216,6 +227,9 @@ def _mixture(name, centres, sigma, **options) -> Dataset:
         u = (np.asarray(x, np.float64)[..., None] - centres[:, 0]) / sigma  # (..., K)
         return np.exp(-0.5 * u**2).mean(axis=-1) / (sigma * math.sqrt(2 * math.pi))
 
+    def label_of(x, xp):
+        return xp.argmin(xp.square(x[:, None] - xp.asarray(centres)).sum(2), axis=1)
+
     return Dataset(
         name,
         features,
@@ -223,8 +237,14 @@ def _mixture(name, centres, sigma, **options) -> Dataset:
         modes=centres if K > 1 else None,
         sigma=sigma,
         density=density if features == 1 else None,
+        **_equal_parts(K, label_of),
         **options,
     )
+
+
+def _equal_parts(K, label_of):
+    """The fields of a Dataset in K parts of equal weight, which are its classes; one part is none."""
+    return {"label_of": label_of, "label_shares": {k: 1 / K for k in range(K)}} if K > 1 else {}
 
 
 def _ring(radius):
@@ -252,6 +272,16 @@ def _moons(n, rng, xp):
     return curve + 0.05 * rng.standard_normal((n, 2), dtype=xp.float32)
 
 
+def _nearest_moon(x, xp):
+    """0 or 1 (n,): to which of the two half circles each row of x (n, 2) is the nearer."""
+    distances = []
+    for (x0, y0), up in (((0, 0), 1), ((1, 0.5), -1)):
+        dx, dy = x[:, 0] - x0, x[:, 1] - y0
+        to_end = xp.hypot(xp.abs(dx) - 1, dy)  # a half circle ends where it is one radius from its centre
+        distances.append(xp.where(up * dy >= 0, xp.abs(xp.hypot(dx, dy) - 1), to_end))
+    return xp.argmin(xp.stack(distances, axis=1), axis=1)
+
+
 _STREAMS = {
     "gaussian": lambda name: _mixture(name, [[1.5]], 0.7),
     "gaussians": lambda name: _mixture(name, [[-2], [0], [2]], 0.3),
@@ -261,7 +291,9 @@ _STREAMS = {
     "ring-pacgan": lambda name: _mixture(name, _ring(1), 0.01, scale=1 / 1.5),
     "grid-pacgan": lambda name: _mixture(name, _grid(), 0.05, scale=2),
     "swiss-roll": lambda name: Dataset(name, 2, draw=_swiss_roll, scale=7.5),
-    "moons": lambda name: Dataset(name, 2, draw=_moons, shift=np.array([0.5, 0.25]), scale=0.7),
+    "moons": lambda name: Dataset(
+        name, 2, draw=_moons, shift=np.array([0.5, 0.25]), scale=0.7, **_equal_parts(2, _nearest_moon)
+    ),
 }
 
 
@@ -303,14 +335,15 @@ NAMES = ("digits", "mnist", "mnist-paper", "fashion-mnist", *_STREAMS)
 KINDS = (".npy", ".npz", ".csv", ".tsv")
 
 
-def load(name, data_dir=None, image_size: int | None = None) -> Dataset:
+def load(name, data_dir=None, image_size: int | None = None, label_column: str | None = None) -> Dataset:
     """A built-in set by its name (see NAMES), or the user's own data by their path.
 
     A path leads to a .npy, .npz, .csv or .tsv file or a folder of PNG or JPEG images; a folder that is
     called like a built-in set is given as ./digits. data_dir: where mnist and fashion-mnist are looked for
     before the cache and the network. image_size: crop and resize a folder's images to squares of this many
-    pixels a side. Raises MiniganError for an unknown name, and for files that cannot be read or make no
-    sense.
+    pixels a side. label_column: the column of a .csv or .tsv file that holds each row's label, by its name or
+    its number, from 1; images in subfolders have the subfolder's name as their label, and an .npz file may hold
+    an array of labels. Raises MiniganError for an unknown name, and for files that cannot be read or make no sense.
     """
     name = os.fspath(name)
     path = Path(name).expanduser()
@@ -318,6 +351,8 @@ def load(name, data_dir=None, image_size: int | None = None) -> Dataset:
         is_folder = name not in NAMES and name != "" and path.is_dir()
         if image_size is not None and not is_folder:
             raise MiniganError(f"--image-size {image_size} is for folders of images, not for '{name}': leave it out")
+        if label_column is not None and (is_folder or path.suffix.lower() not in (".csv", ".tsv")):
+            raise MiniganError(f"--label-column {label_column} is for .csv files, not for '{name}': leave it out")
         if name == "digits":
             return _digits()
         if name in ("mnist", "fashion-mnist"):
@@ -327,15 +362,16 @@ def load(name, data_dir=None, image_size: int | None = None) -> Dataset:
         if name in _STREAMS:
             return _STREAMS[name](name)
         if is_folder:
-            return from_array(files.read_images(path, image_size), name=path.resolve().name)
+            X, labels = files.read_images(path, image_size)
+            return from_array(X, labels, name=path.resolve().name)
         if path.suffix.lower() == ".npy":
             return from_array(files.read_npy(path), name=path.name)
         if path.suffix.lower() == ".npz":
             X, labels = files.read_npz(path)
             return from_array(X, labels, name=path.name)
         if path.suffix.lower() in KINDS:
-            X, columns = files.read_csv(path)
-            data = from_array(X, name=path.name)
+            X, columns, labels = files.read_csv(path, label_column)
+            data = from_array(X, labels, name=path.name)
             data.columns = columns
             return data
     except OSError as err:

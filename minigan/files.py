@@ -365,7 +365,7 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
     """(X, labels) of a .npz file, never unpickled.
 
     X is the array called X, x, images or data, or the only one beside the labels; labels the one called y
-    or labels, if it holds one integer a row, else None. Raises MiniganError if the archive is damaged, a
+    or labels, if it holds one integer or text a row, else None. Raises MiniganError if the archive is damaged, a
     zip bomb or ambiguous, or holds objects.
     """
 
@@ -380,7 +380,7 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
         return keys + [label_key] * (label_key is not None)
 
     X, labels = (*read_archive(path, choose).values(), None)[:2]
-    fits = labels is not None and labels.dtype.kind in "biu" and labels.shape == X.shape[:1]
+    fits = labels is not None and labels.dtype.kind in "biuU" and labels.shape == X.shape[:1]
     return X, labels if fits else None  # else: targets of a regression, one-hot rows
 
 
@@ -392,18 +392,20 @@ def _number(cell):
         return None
 
 
-def read_csv(path) -> tuple[np.ndarray, list[str] | None]:
-    """(X, columns) of a text table: (N, features) float64, and the names in its header row or None.
+def read_csv(path, label_column: str | None = None) -> tuple[np.ndarray, list[str] | None, np.ndarray | None]:
+    """(X, columns, labels) of a text table: (N, features) float64, and the names in its header row or None.
 
     Columns are separated by tabs if the first line holds one, else by semicolons likewise, else by commas.
-    The first row is a header if none of its cells is a number. Blank lines are skipped. Raises MiniganError,
-    with the line's number, for text, an empty cell, NaN, infinity, or a row of another length.
+    The first row is a header if none of its cells is a number. Blank lines are skipped. label_column, a name
+    in the header or a number from 1, is left out of X and columns: its cells are the labels (N,), texts. Raises
+    MiniganError, with the line's number, for text, an empty cell, NaN, infinity, or a row of another length, and
+    for a label_column that is not there.
     """
     import csv
     from array import array
 
-    columns, width, first = None, None, 0
-    values = array("d")  # 8 bytes a number, where a list of Python floats takes 32
+    columns, width, first, label_at = None, None, 0, None
+    values, labels = array("d"), []  # 8 bytes a number, where a list of Python floats takes 32
     try:
         with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as f:
             line = next((line for line in f if line.strip()), "")
@@ -417,31 +419,55 @@ def read_csv(path) -> tuple[np.ndarray, list[str] | None]:
                     width, first = len(row), rows.line_num
                     if any(cell.strip() for cell in row) and all(number is None for number in numbers):
                         columns = [cell.strip("# \t") for cell in row]  # np.savetxt writes "# a,b"
+                    label_at = None if label_column is None else _find_column(path, label_column, columns, width)
+                    if columns:
                         continue
                 if len(row) != width:
                     raise MiniganError(
                         f"{path}, line {rows.line_num} has {len(row)} columns and line "
                         f"{first} has {width}: give every row the same number"
                     )
+                if label_at is not None:
+                    labels.append(row[label_at].strip())
+                    del row[label_at], numbers[label_at]
                 for k, number in enumerate(numbers):
                     if number is None or not math.isfinite(number):
                         what = repr(row[k][:40]) if row[k].strip() else "empty"
                         raise MiniganError(
-                            f"{path}, line {rows.line_num}, column {k + 1} is {what}, not a "
-                            "finite number: remove or fill in such rows, drop columns of "
-                            "text, and write decimals with a point"
+                            f"{path}, line {rows.line_num}, column {k + 1 + (label_at is not None and k >= label_at)} "
+                            f"is {what}, not a finite number: remove or fill in such rows, drop columns of text, name "
+                            "one of labels with --label-column, and write decimals with a point"
                         )
                 values.extend(numbers)
     except (csv.Error, UnicodeError) as err:
         raise MiniganError(f"{path} is not a text table ({err}): save it as CSV in UTF-8") from err
     if not values:
         raise MiniganError(f"{path} holds no rows of numbers: give at least one")
-    return np.frombuffer(values).reshape(-1, width), columns
+    if label_at is None:
+        return np.frombuffer(values).reshape(-1, width), columns, None
+    if "" in labels:
+        raise MiniganError(f"{path} has an empty cell in its column of labels, {label_column}: fill it in")
+    columns = columns and columns[:label_at] + columns[label_at + 1 :]
+    return np.frombuffer(values).reshape(-1, width - 1), columns, np.array(labels)
+
+
+def _find_column(path, wanted, columns, width):
+    """Where the column with this name, or this number, from 1, stands: its index."""
+    if columns and columns.count(wanted) == 1:
+        return columns.index(wanted)
+    if wanted.isdecimal() and 1 <= int(wanted) <= width:
+        return int(wanted) - 1
+    there = f"it has {listed(columns)}" if columns else f"it has no header, so give a number from 1 to {width}"
+    raise MiniganError(f"{path} has no single column '{wanted}' for --label-column: {there}")
 
 
 # -------------------------------------------------------------------------------- folders of images
-def read_images(folder, image_size: int | None = None, max_pixels: int = 64_000_000) -> np.ndarray:
-    """A folder's PNG and JPEG files, subfolders too, sorted by path -> (N, h, w[, 3]) uint8.
+def read_images(
+    folder, image_size: int | None = None, max_pixels: int = 64_000_000
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A folder's PNG and JPEG files, subfolders too, sorted by path -> (N, h, w[, 3]) uint8, and labels.
+
+    If every file lies in a subfolder, of which there are two or more, their names are the labels (N,), else None.
 
     (N, h, w) if every file is greyscale by its own account, else all become RGB; transparency is dropped.
     With image_size, the central square of each is resized to image_size x image_size pixels. Raises
@@ -490,4 +516,6 @@ def read_images(folder, image_size: int | None = None, max_pixels: int = 64_000_
             )
     if any(image.ndim == 3 for image in images):
         images = [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
-    return np.stack(images)
+    classes = [path.relative_to(folder).parts[:-1][:1] for path in paths]  # () for a file of the folder itself
+    labelled = () not in classes and len(set(classes)) > 1
+    return np.stack(images), np.array([name for (name,) in classes]) if labelled else None

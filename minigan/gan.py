@@ -136,7 +136,10 @@ class GAN(Options):
 
     def _backward_G(self, tape):
         dlogits = losses.generator_gradient(tape.out, self.dlogits_G, self.loss, self.xp)
-        dx_fake = self.D.backward(dlogits, tape)[:, : self.data.features]
+        dx_fake = self.D.backward(dlogits, tape)
+        if self.conditional:  # without the labels' columns; in one piece, or CuPy would copy it in each product
+            self.dx_fake[...] = dx_fake[:, : self.data.features]
+            dx_fake = self.dx_fake
         self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
 
     def _descend_D(self):
@@ -317,8 +320,8 @@ class GAN(Options):
 
         if self.conditional and not data.label_shares:
             raise MiniganError(
-                f"a conditional GAN needs labels and '{data.name}' has none; give a .npz file with an array 'labels' "
-                "of whole numbers, or leave --conditional out"
+                f"a conditional GAN needs labels and '{data.name}' has none; give a .csv file with --label-column, a "
+                ".npz file with an array 'labels', or a folder of images in subfolders, or leave --conditional out"
             )
         classes = len(data.label_shares) if self.conditional else 0  # as many columns more go into both networks
         G_layers = parse_layers(
@@ -341,6 +344,7 @@ class GAN(Options):
         self.labels = self.tape_D_real.x[:, data.features :]  # (m, classes), one-hot, of the last real rows
         self.labels[...] = 0
         self.z = xp.empty((m, self.latent_dim), self.dtype) if self.conditional else self.tape_G.x
+        self.dx_fake = xp.empty((m, data.features), self.dtype) if self.conditional else None
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
         self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.r1 or self.r2 else None

@@ -411,15 +411,15 @@ def nearest_labels(fake, real, labels, block=BLOCK):
 def label_agreement(dataset, fake, labels, classifier=None):
     """Share of the samples in which a judge finds the label that they were asked for, a float.
 
-    fake (N, features) in the data's units, labels (N,). The judge is the classifier; without one the nearest mode of
-    a mixture, whose labels are 0, 1, ..., or the label of the nearest row of the data.
+    fake (N, features) in the data's units, labels (N,). The judge is the classifier; without one a stream's own
+    rule, or the label of the nearest row of the data.
     """
     if classifier is not None:
         found = classifier.predict(fake)
     elif dataset.labels is not None:
         found = nearest_labels(dataset.normalise(fake), dataset.normalise(dataset.X), dataset.labels)
     else:
-        found = nearest_neighbours(fake, dataset.modes)[0]
+        found = dataset.label_of(fake, np)
     return float((found == labels).mean())
 
 

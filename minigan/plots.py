@@ -37,7 +37,7 @@ LEGEND = dict(
 # ---- what the program calls --------------------------------------------------------------------------------
 
 
-def samples(path, dataset, fake, probability=None, title=None):
+def samples(path, dataset, fake, probability=None, title=None, labels=None):
     """Draw generated samples the way their kind of data asks for, as one PNG.
 
     Images: a grid of the first samples (at most 100). One column: the densities of data and generator, D and
@@ -48,6 +48,7 @@ def samples(path, dataset, fake, probability=None, title=None):
     fake         (n, features) generated samples, in data units
     probability  callable, x (k, features) -> D(x) (k,) or (k, 1), in data units; used for one and two columns
     title        a line of text above the picture, or None
+    labels       (n,) of a conditional generator, by which its points are coloured; not used for images
     """
     fake = _check(dataset, fake)
     if dataset.image_shape is not None:
@@ -55,11 +56,11 @@ def samples(path, dataset, fake, probability=None, title=None):
     d_values = None
     if probability is not None and dataset.features <= 2:
         d_values = probability(surface_grid(dataset))
-    fig = _figure(dataset, _reference(dataset), fake, d_values, title)
+    fig = _figure(dataset, _reference(dataset), fake, d_values, title, labels=labels)
     return _write(path, _figure_png(fig))
 
 
-def animate(path, dataset, frames, steps, probabilities=None, fps=12):
+def animate(path, dataset, frames, steps, probabilities=None, fps=12, labels=None):
     """Draw training as a GIF: one frame per snapshot of the same noise, the last one held for two seconds.
 
     path           GIF file to write; its folder must exist, else OSError
@@ -67,6 +68,7 @@ def animate(path, dataset, frames, steps, probabilities=None, fps=12):
     steps          list of int, the training step of each frame; shown in the picture
     probabilities  list of D(x) on `surface_grid(dataset)`, one per frame, for one or two columns; or None
     fps            frames a second (a GIF counts in hundredths of a second)
+    labels         as in `samples`, the same for every frame
     """
     if not len(frames) or len(frames) != len(steps):
         raise ValueError(
@@ -85,7 +87,7 @@ def animate(path, dataset, frames, steps, probabilities=None, fps=12):
         real = _reference(dataset)
         values = [None] * len(frames) if probabilities is None else probabilities
         pictures = [
-            _figure_pixels(_figure(dataset, real, fake, d_values, title, small=True), dpi=90)
+            _figure_pixels(_figure(dataset, real, fake, d_values, title, small=True, labels=labels), dpi=90)
             for fake, d_values, title in zip(frames, values, titles, strict=True)
         ]
     return _write(path, _gif(pictures, fps))
@@ -158,10 +160,10 @@ def tile(images, columns=None, scale=1, gap=2):
 # ---- one figure per kind of data ---------------------------------------------------------------------------
 
 
-def _figure(dataset, real, fake, d_values, title, small=False):
+def _figure(dataset, real, fake, d_values, title, small=False, labels=None):
     """A matplotlib Figure of fake (n, features) beside real; `small` is the size for an animation."""
     draw = {1: _draw_line, 2: _draw_plane}.get(dataset.features, _draw_table)
-    fig = draw(dataset, real, fake, d_values, 0.3 if title else 0.0, small)
+    fig = draw(dataset, real, fake, d_values, 0.3 if title else 0.0, small, labels)
     if title:
         w, h = fig.get_size_inches()
         fig.text(0.1 / w, 1 - 0.07 / h, _plain(title), va="top", fontsize=11, color=INK)
@@ -182,7 +184,7 @@ def _frame(width, height, left, right, bottom, top):
     return fig, ax
 
 
-def _draw_line(dataset, real, fake, d_values, title_height, small):
+def _draw_line(dataset, real, fake, d_values, title_height, small, labels):
     """One column: p_data, p_g, D and the best D against this p_g (Goodfellow et al. 2014, Figure 1)."""
     lo, hi = _limits(real)
     x = np.linspace(lo[0], hi[0], 400)
@@ -192,6 +194,10 @@ def _draw_line(dataset, real, fake, d_values, title_height, small):
     ax.plot(x, p_data, ":", color=INK, lw=2, label="$p_{data}$ real")
     ax.fill_between(x, p_g, color=P_G, alpha=0.12, lw=0)
     ax.plot(x, p_g, color=P_G, lw=2, label="$p_g$ generated" + _outside(fake, lo, hi))
+    for which, color, name in _by_class(labels):  # p(x|c) p(c), which add up to p_g
+        part = which.mean() * _kde(fake[which, 0], x)
+        ax.plot(x, part, color=color, lw=1.2)
+        _write_in(ax, name, (x[part.argmax()], part.max() / 2), color)
     # The data alone set the height: the frames of a film agree, and a collapsed generator runs off the top.
     ax.set(xlim=(lo[0], hi[0]), ylim=(0, 1.6 * p_data.max()))
     ax.set_xlabel(_names(dataset)[0], fontsize=9)
@@ -214,7 +220,7 @@ def _draw_line(dataset, real, fake, d_values, title_height, small):
     return fig
 
 
-def _draw_plane(dataset, real, fake, d_values, title_height, small):
+def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
     """Two columns: generated points over real ones, over D's surface in the colour of its vote."""
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import LinearSegmentedColormap
@@ -232,7 +238,7 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small):
         bar.set_label("D(x): 1 = real, 0 = generated", fontsize=9)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
-    _scatter(ax, real, fake, lo, hi)
+    _scatter(ax, real, fake, lo, hi, labels)
     if np.ptp(hi - lo) < 1e-6 * np.max(hi - lo):  # a square frame: both columns in one unit
         ax.set_aspect("equal")
         if dataset.modes is not None and dataset.sigma is not None:
@@ -258,7 +264,7 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small):
     return fig
 
 
-def _draw_table(dataset, real, fake, d_values, title_height, small):
+def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
     """More columns: the marginals of the first eight, and all of them on the real data's principal axes."""
     from matplotlib.figure import Figure
 
@@ -296,7 +302,7 @@ def _draw_table(dataset, real, fake, d_values, title_height, small):
     with np.errstate(invalid="ignore", over="ignore"):  # a broken generator is drawn too, and counted
         real_2d, fake_2d = ((x - mean) / std @ axes[:, :-3:-1] for x in (real, fake))
     ax = right.subplots()
-    _scatter(ax, real_2d, fake_2d, *_limits(real_2d))
+    _scatter(ax, real_2d, fake_2d, *_limits(real_2d), labels)
     _scatter_legend(ax)
     share = variance[:-3:-1] / max(variance.sum(), 1e-12)
     ax.set_xlabel(f"first principal axis ({share[0]:.0%} of the variance)", fontsize=9)
@@ -305,14 +311,42 @@ def _draw_table(dataset, real, fake, d_values, title_height, small):
     return fig
 
 
-def _scatter(ax, real, fake, lo, hi):
-    """Real points large and pale below, generated points small above."""
+def _scatter(ax, real, fake, lo, hi, labels=None):
+    """Real points large and pale below, generated points small above, coloured by their labels if there are any."""
+    from matplotlib.colors import to_rgb
+
     _style(ax)
     note = _outside(fake, lo, hi)
-    ax.scatter(*real.T, s=14, color=REAL, alpha=0.45, linewidths=0, zorder=2, label="real")
-    ax.scatter(*fake.T, s=4, color=FAKE, alpha=0.75, linewidths=0, zorder=3, label="generated" + note)
+    color, generated = (REAL, "generated") if labels is None else (GREY, "generated, by label")
+    ax.scatter(*real.T, s=14, color=color, alpha=0.45, linewidths=0, zorder=2, label="real")
+    colors = np.broadcast_to(to_rgb(FAKE), (len(fake), 3)).copy()
+    for which, color, name in _by_class(labels):
+        colors[which] = color
+        _write_in(ax, name, np.median(fake[which], axis=0), color, above=11)
+    ax.scatter(*fake.T, s=4, color=colors, alpha=0.75, linewidths=0, zorder=3, label=generated + note)
     ax.set(xlim=(lo[0], hi[0]), ylim=(lo[1], hi[1]))
     ax.locator_params(nbins=6)
+
+
+def _by_class(labels):
+    """(which samples, colour, name) of each class, in order; nothing if there are no labels."""
+    from matplotlib import colormaps
+
+    classes = [] if labels is None else np.unique(labels)
+    colors = colormaps["tab10"].colors if len(classes) <= 10 else colormaps["turbo"](np.linspace(0, 1, len(classes)))
+    return [(labels == c, colors[i][:3], _shorten(_plain(str(c)), 16)) for i, c in enumerate(classes)]
+
+
+def _write_in(ax, name, place, color, above=0):
+    """The name of a class at its place among the data, or so many points above it, readable on any ground."""
+    from matplotlib.patheffects import withStroke
+
+    if np.isfinite(place).all():
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        ax.annotate(
+            name, place, (0, above), textcoords="offset points", ha="center", va="center", fontsize=10, weight="bold",
+            color=color, path_effects=halo, zorder=5, annotation_clip=True,
+        )  # fmt: skip
 
 
 def _scatter_legend(ax, start=-0.02):

@@ -26,11 +26,18 @@ from minigan.files import write
 from minigan.options import Options
 
 # What is not an option of the GAN itself, with its default.
-RUN_OPTIONS = {"data": "digits", "data_dir": None, "image_size": None, "save_every": None, "gif": False}
+RUN_OPTIONS = {
+    "data": "digits", "data_dir": None, "image_size": None, "label_column": None, "save_every": None, "gif": False,
+}  # fmt: skip
 GAN_OPTIONS = {field.name: field.default for field in dataclasses.fields(GAN)}
 OPTIONS = {**RUN_OPTIONS, **GAN_OPTIONS}
 # What a resumed run may change, because the run stays the same one.
 RESUMABLE = ("steps", "save_every", "gif", "data_dir", "backend")
+
+
+def data_of(options):
+    """The Dataset that a run's options name."""
+    return load(options["data"], options["data_dir"], options["image_size"], options["label_column"])
 
 
 def flag(name):
@@ -44,6 +51,7 @@ def check_run_options(options):
         ("data", lambda v: isinstance(v, str), "the name or the path of data"),
         ("data_dir", lambda v: v is None or isinstance(v, str), "the path of a folder"),
         ("image_size", lambda v: v is None or (type(v) is int and v >= 1), "a whole number, 1 or more"),
+        ("label_column", lambda v: v is None or isinstance(v, str), "the name of a column, or its number as a text"),
         ("save_every", fits_save_every, "a whole number of steps, 1 or more, or seconds such as '60s'"),
         ("gif", lambda v: isinstance(v, bool), "true or false"),
     ):
@@ -78,13 +86,14 @@ class Run:
         self.gif = options["gif"]
         self.save_every = options["save_every"] or max(1, gan.steps // 10)
         self.frame_every = max(1, gan.steps // 60)
+        self.shown = 100 if data.image_shape else 2000  # samples in samples.png
         self.frames, self.frame_steps, self.frame_surfaces = [], [], []
 
     @classmethod
     def started(cls, recipe, options, out=None):
         """A new run in folder ``out``: nothing is written before the options and the data have been found good."""
         gan = GAN(parallel.connect(Backend("numpy")), **{name: options[name] for name in GAN_OPTIONS})
-        data = load(options["data"], options["data_dir"], options["image_size"])
+        data = data_of(options)
         try:
             gan.build(data)
         except MiniganError:
@@ -125,7 +134,7 @@ class Run:
 
     @classmethod
     def _resumed(cls, folder, recipe, options, given, ranks, unlock):
-        data = load(options["data"], options["data_dir"], options["image_size"])
+        data = data_of(options)
         changed = {name: v for name, v in given.items() if name in RESUMABLE and name in GAN_OPTIONS}
         gan, extra, damage = checkpoint.load(folder, data, ranks=ranks, **changed)
         notes = [f"{damage}; going on from the checkpoint before it"] if damage else []
@@ -230,9 +239,8 @@ class Run:
         """samples.png, from the same z each time; every picture is kept in samples/."""
         from minigan import plots
 
-        fake = self.fixed_samples()
-        path = self.folder / "samples.png"
-        plots.samples(path, self.data, fake, self.gan.probability, title=f"{self.data.name}, step {self.gan.step:,}")
+        path, title = self.folder / "samples.png", f"{self.data.name}, step {self.gan.step:,}"
+        plots.samples(path, self.data, self.fixed_samples(), self.gan.probability, title, self.fixed_labels())
         self.picture().parent.mkdir(exist_ok=True)
         write(self.picture(), path.read_bytes())
 
@@ -241,16 +249,17 @@ class Run:
         return self.folder / "samples" / f"{self.gan.step:08d}.png"
 
     def fixed_samples(self):
-        """Samples from the same z whenever it is called; images of a conditional GAN class by class."""
-        n = 100 if self.data.image_shape else 2000
-        return self.gan.sample(n, seed=self.gan.seed, labels=self.fixed_labels(n))
+        """Samples from the same z whenever it is called, of a conditional GAN class by class."""
+        return self.gan.sample(self.shown, seed=self.gan.seed, labels=self.fixed_labels())
 
-    def fixed_labels(self, n):
-        """The labels (n,) of n images to look at, all classes about equally often; None where there is no choice."""
-        if not (self.gan.conditional and self.data.image_shape):
+    def fixed_labels(self):
+        """The labels of ``fixed_samples``: of images all classes about equally often, of others as often as the data
+        have them, because they are drawn upon the data. None where there is no choice."""
+        if not self.gan.conditional:
             return None
-        classes = np.array(list(self.data.label_shares))
-        return classes[np.arange(n) * len(classes) // n]
+        classes, shares = (np.array(list(part)) for part in zip(*self.data.label_shares.items(), strict=True))
+        upto = np.cumsum(np.ones(len(shares)) if self.data.image_shape else shares)
+        return classes[np.searchsorted(upto / upto[-1], (np.arange(self.shown) + 0.5) / self.shown)]
 
     def keep_frame(self):
         """One more frame for the animation."""
@@ -258,11 +267,15 @@ class Run:
             return
         from minigan import plots
 
-        every = 2 if self.fixed_labels(1) is not None else 1  # of every class some
-        self.frames.append(self.fixed_samples()[::every][: 49 if self.data.image_shape else 1000])
+        self.frames.append(self.fixed_samples()[self.in_a_frame()])
         self.frame_steps.append(self.gan.step)
         if self.data.features <= 2:
             self.frame_surfaces.append(self.gan.probability(plots.surface_grid(self.data)))
+
+    def in_a_frame(self):
+        """Which of ``fixed_samples`` a frame of the animation shows: at most half of them, some of every class."""
+        most = 49 if self.data.image_shape else 1000
+        return slice(0, 2 * most, 2) if self.gan.conditional else slice(most)
 
     def signs_of_collapse(self):
         """A sentence after each tenth of the run in which the samples have come to lack variety; else None."""
@@ -287,6 +300,7 @@ class Run:
             self.frames,
             self.frame_steps,
             self.frame_surfaces or None,
+            labels=self.fixed_labels()[self.in_a_frame()] if self.gan.conditional else None,
         )
 
     def draw_curves(self):

@@ -258,8 +258,8 @@ class Ufunc:
 
 UFUNCS = {
     name: Ufunc(name)
-    for name in "absolute add copysign cos divide equal exp greater greater_equal less less_equal log log1p logical_or "
-    "maximum minimum multiply negative not_equal power sin sqrt square subtract tanh".split()
+    for name in "absolute add copysign cos divide equal exp greater greater_equal hypot less less_equal log log1p "
+    "logical_or maximum minimum multiply negative not_equal power sin sqrt square subtract tanh".split()
 }
 
 
@@ -343,6 +343,16 @@ def sort(a, axis=-1):
     return _new(np.sort(_host(a), axis))
 
 
+@_recorded
+def argmin(a, axis=None):
+    return _new(np.argmin(_host(a), axis))
+
+
+@_recorded
+def where(condition, x, y):
+    return _new(np.where(_host(condition), _host(x), _host(y)))
+
+
 # -- Creation and copies -----------------------------------------------------------------------------------
 
 
@@ -361,6 +371,11 @@ def zeros(shape, dtype=float):
 @_recorded
 def ones(shape, dtype=float):
     return _new(np.ones(shape, dtype))
+
+
+@_recorded
+def arange(stop):
+    return _new(np.arange(stop))
 
 
 @_recorded
@@ -453,7 +468,8 @@ class Generator:
 # -- The module --------------------------------------------------------------------------------------------
 
 FUNCTIONS = (
-    matmul, take, stack, concatenate, sort, empty, zeros, ones, full, empty_like, zeros_like, asarray, asnumpy,
+    matmul, take, stack, concatenate, sort, argmin, where, arange, empty, zeros, ones, full, empty_like, zeros_like,
+    asarray, asnumpy,
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Conditional GANs: the labels' way into both networks, out of the data, and through a saved run."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,40 @@ def test_a_stream_of_gaussians_is_labelled_by_its_modes():
     x, labels = data.denormalise(gan.tape_D.x[:12, :2]), gan.tape_D.x[:12, 2:].argmax(1)
     assert np.abs(x - data.modes[labels]).max() < 6 * data.sigma
     assert len(set(labels)) > 2 and (gan.tape_D.x[:, 2:].sum(1) == 1).all()
+
+
+def test_the_two_moons_are_told_apart_from_end_to_end():
+    data, t = load("moons"), np.linspace(0, np.pi, 200)
+    upper, lower = np.stack([np.cos(t), np.sin(t)], 1), np.stack([1 - np.cos(t), 0.5 - np.sin(t)], 1)
+    for moon, label in ((upper, 0), (lower, 1)):
+        for shift in (-0.15, 0.0, 0.15):  # three standard deviations of the noise
+            assert (data.label_of(moon + [0, shift], np) == label).all()
+    x = data.real_samples(4000, seed=0)
+    assert data.label_shares == {0: 0.5, 1: 0.5} and abs(data.label_of(x, np).mean() - 0.5) < 0.03
+    gan = GAN(**SMALL).build(data)
+    gan.train_step()
+    x, hot = data.denormalise(gan.tape_D.x[:12, :2]), gan.tape_D.x[:12, 2:]
+    assert np.array_equal(hot, np.eye(2)[data.label_of(x, np)])
+
+
+def test_labels_may_be_texts(tmp_path):
+    ints = clouds()
+    names = np.array(["pear", "apple", "fig"])[np.searchsorted(list(CENTRES), ints.labels)]
+    data = from_array(ints.X, names)
+    assert list(data.label_shares) == ["apple", "fig", "pear"]
+    assert data.label_shares["pear"] == ints.label_shares[-1]
+    gan = GAN(**SMALL | {"batch_size": 64}, steps=800, lr=0.05, r1=0.1).fit(data)
+    checkpoint.save(tmp_path, gan)
+    gan = checkpoint.load(tmp_path, data)[0]
+    assert gan.data.label_shares == checkpoint.load(tmp_path)[0].data.label_shares == data.label_shares
+    for label, centre in zip(("pear", "apple", "fig"), CENTRES.values(), strict=True):
+        assert np.abs(gan.sample(200, seed=0, labels=label).mean(0) - centre).max() < 0.8
+    labels = gan.draw_labels(50, np.random.default_rng(0))
+    assert metrics.label_agreement(data, gan.sample(50, seed=1, labels=labels), labels) > 0.9
+    with pytest.raises(MiniganError, match="no label 4: give one of apple, fig, pear"):
+        gan.sample(2, labels=4)
+    again = from_array(ints.X, np.array(["7", "-1", "+3", "7"] * 150))  # whole numbers, whoever wrote them as texts
+    assert list(again.label_shares) == [-1, 3, 7] and again.labels.dtype == np.int64
 
 
 def test_it_learns_which_label_is_where():
@@ -121,5 +156,31 @@ def test_the_command_line(tmp_path, capsys):
     assert train(["--out", plain, *small]) == 0
     assert main(["sample", plain, "--label", "7", "-o", str(out)]) == 2
     assert "knows no labels; leave --label out" in capsys.readouterr().err
-    assert train(["--data", "moons", "--conditional", "--out", str(tmp_path / "moons"), *small]) == 2
-    assert "'moons' has none" in capsys.readouterr().err and not (tmp_path / "moons").exists()
+    roll = str(tmp_path / "roll")
+    assert train(["--data", "swiss-roll", "--conditional", "--out", roll, *small]) == 2
+    assert "'swiss-roll' has none" in capsys.readouterr().err and not (tmp_path / "roll").exists()
+
+
+def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, names = clouds(), {-1: "pear", 4: "apple", 7: "fig"}
+    rows = [f"{x:.3f},{names[c]},{y:.3f}" for (x, y), c in zip(data.X, data.labels.tolist(), strict=True)]
+    Path("fruit.csv").write_text("width,kind,height\n" + "\n".join(rows))
+    small = "--conditional --steps 30 --batch-size 20 --generator 8,relu --discriminator 8,relu --quiet".split()
+    assert train(["--data", "fruit.csv", "--label-column", "kind", "--gif", "--out", "run", *small]) == 0
+    assert train(["--resume", "run", "--steps", "40", "--quiet"]) == 0
+    gan = checkpoint.load("run")[0]
+    assert main(["sample", "run", "-n", "20", "-o", "out.csv"]) == 0
+    header, *lines = Path("out.csv").read_text().splitlines()
+    assert header == "width,height,label"
+    x, labels = np.array([line.split(",")[:2] for line in lines], np.float32), [line.split(",")[2] for line in lines]
+    assert set(labels) == set(names.values())
+    assert np.array_equal(x, gan.sample(20, seed=0, labels=np.array(labels)))
+    assert main(["sample", "run", "-n", "4", "--label", "fig", "-o", "figs.npz"]) == 0
+    figs = load("figs.npz")  # what sample writes can be trained on
+    assert figs.labels.tolist() == ["fig"] * 4 and np.array_equal(figs.X, gan.sample(4, seed=0, labels="fig"))
+    assert main(["sample", "run", "-o", "out.png"]) == 0 and main(["evaluate", "run"]) == 0
+    assert main(["sample", "run", "--label", "plum", "-o", "out.csv"]) == 2
+    assert "fruit.csv has no label plum: give one of apple, fig, pear" in capsys.readouterr().err
+    assert train(["--data", "fruit.csv", "--out", "no", *small]) == 2
+    assert "name one of labels with --label-column" in capsys.readouterr().err and not Path("no").exists()

@@ -507,6 +507,45 @@ def test_npz_member_with_a_lying_header(tmp_path):
 
 # ---------------------------------------------------------------------------------------------- csv
 @pytest.mark.parametrize(
+    "text, column, columns, labels",
+    [
+        ("a,b,c\n1,x,3\n4, y ,6\n", "b", ["a", "c"], ["x", "y"]),
+        ("a,b,c\n1,x,3\n4,y,6\n", "2", ["a", "c"], ["x", "y"]),
+        ("1,3,x\n4,6,y\n", "3", None, ["x", "y"]),
+        ("3,a,2\n1,1,3\n4,6,6\n", "1", None, None),  # the first row is no header, so 'a' is in a column of numbers
+        ("# 2;b;c\n7;1;3\n-8;4;6\n", "2", ["b", "c"], [7, -8]),  # a name goes before a number
+    ],
+)
+def test_a_column_of_a_table_may_be_labels(tmp_path, text, column, columns, labels):
+    (tmp_path / "t.csv").write_text(text)
+    if labels is None:
+        with refuses("line 1, column 2 is 'a'"):
+            load(tmp_path / "t.csv", label_column=column)
+        return
+    data = load(tmp_path / "t.csv", label_column=column)
+    assert np.array_equal(data.X, [[1, 3], [4, 6]]) and data.columns == columns and data.labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    "text, column, match",
+    [
+        ("a,b\n1,2\n", "c", "no single column 'c' for --label-column: it has a, b"),
+        ("a,a\n1,2\n", "a", "no single column 'a'"),
+        ("1,2\n", "c", "it has no header, so give a number from 1 to 2"),
+        ("1,2\n", "3", "no single column '3'"),
+        ("1,2\n", "0", "no single column '0'"),
+        ("a,b\n1,\n", "b", "an empty cell in its column of labels, b"),
+        ("a,b,c\nx,1,y\n", "a", "line 2, column 3 is 'y'"),
+        ("a\nx\n", "a", "no rows of numbers"),
+    ],
+)
+def test_bad_columns_of_labels_are_refused(tmp_path, text, column, match):
+    (tmp_path / "t.csv").write_text(text)
+    with refuses(match):
+        load(tmp_path / "t.csv", label_column=column)
+
+
+@pytest.mark.parametrize(
     "text, columns",
     [
         ("1,2.5\n-3e1,4\n", None),
@@ -575,6 +614,18 @@ def test_folder_of_grey_images_in_order_of_path(tmp_path):
     assert data.image_shape == (6, 8) and data.X.shape == (3, 48) and data.name == tmp_path.name
     assert np.array_equal(data.X[:2] * 255, [(GREY + 1).ravel(), GREY.ravel()])
     assert np.allclose(data.X[2], 200 / 255, atol=0.01)
+    assert data.labels is None  # one lies in no subfolder
+
+
+def test_subfolders_of_images_are_labels(tmp_path):
+    for name in ("cats/a.png", "cats/more/b.png", "dogs/a.png"):
+        picture(tmp_path / name, GREY)
+    assert load(tmp_path).labels.tolist() == ["cats", "cats", "dogs"]
+    assert load(tmp_path / "cats").labels is None
+    picture(tmp_path / "12" / "a.png", GREY)
+    (tmp_path / "cats").rename(tmp_path / "1")
+    (tmp_path / "dogs").rename(tmp_path / "2")
+    assert load(tmp_path).labels.tolist() == [1, 1, 12, 2]  # in the order of the paths
 
 
 def test_one_colour_image_makes_all_colour(tmp_path):
@@ -630,6 +681,8 @@ def test_bad_images_are_refused(tmp_path):
         ("absent.npy", {}, "cannot read 'absent.npy'"),
         ("absent.npz", {}, "absent.npz"),
         ("digits", {"image_size": 8}, "--image-size 8 is for folders"),
+        ("digits", {"label_column": "y"}, "--label-column y is for .csv files, not for 'digits'"),
+        ("a.npy", {"label_column": "y"}, "--label-column y is for .csv files"),
     ],
 )
 def test_bad_names_are_refused(tmp_path, monkeypatch, name, options, match):

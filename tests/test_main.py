@@ -221,7 +221,7 @@ def test_evaluate_prints_the_measures_that_fit(name, measures, at_runs, capsys):
 def test_evaluate_judges_images_that_have_held_out_labels_by_a_classifier(at_runs, monkeypatch, capsys):
     data = load("digits")
     data.X_test, data.labels_test = data.X[::3], data.labels[::3]
-    monkeypatch.setattr(cli, "load", lambda *args: data)
+    monkeypatch.setattr(cli.runs, "load", lambda *args: data)
     monkeypatch.setattr(cli, "Classifier", lambda: Classifier("64, relu", steps=300))
     monkeypatch.setitem(metrics.PUBLISHED, "digits", {"parzen": "somebody 7"})
     assert main("evaluate", at_runs / "digits") == 0
@@ -251,10 +251,10 @@ def test_evaluate_finds_the_data_in_the_given_folder(runs, monkeypatch):
     config = runs / "digits" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"data": "mnist", "data_dir": "old"}))
     asked = []
-    monkeypatch.setattr(cli, "load", lambda *args: asked.append(args) or load("digits"))
+    monkeypatch.setattr(cli.runs, "load", lambda *args: asked.append(args) or load("digits"))
     assert main("evaluate", runs / "digits") == 0
     assert main("evaluate", runs / "digits", "--data-dir", "new") == 0
-    assert asked == [("mnist", "old", None), ("mnist", "new", None)]
+    assert asked == [("mnist", "old", None, None), ("mnist", "new", None, None)]
 
 
 def test_evaluate_refuses_other_data_and_too_little(runs, capsys):

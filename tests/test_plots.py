@@ -79,6 +79,18 @@ def test_samples_of_every_kind_of_data(kind, tmp_path):
     assert_picture(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("kind", ["line", "plane", "table"])
+def test_labels_colour_the_samples(kind, tmp_path):
+    dataset, shown = DATASETS[kind], []
+    fake = dataset.real_samples(200, 1)
+    for labels in (None, np.repeat(["a$", "b"], 100), np.arange(200) % 25):
+        plots.samples(tmp_path / "a.png", dataset, fake, probability, labels=labels)
+        assert_picture(tmp_path / "a.png")
+        shown.append(pixels(tmp_path / "a.png").tobytes())
+    assert len(set(shown)) == 3
+    plots.animate(tmp_path / "a.png", dataset, [fake, fake], [0, 1], labels=labels)
+
+
 def test_a_new_picture_replaces_the_old_one(tmp_path):
     dataset = DATASETS["plane"]
     for fake in (np.zeros((5, 2)), dataset.real_samples(300, 1)):  # without D, without a title

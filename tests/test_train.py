@@ -60,10 +60,10 @@ def fast(here, monkeypatch):
 
 
 def leave_out_the_slow_parts(monkeypatch):
-    def samples(path, data, fake, probability, title):
+    def samples(path, data, fake, probability, title, labels):
         numbers(path, fake, probability(fake))
 
-    def animate(path, data, frames, steps, surfaces):
+    def animate(path, data, frames, steps, surfaces, labels):
         numbers(path, *frames, *(surfaces or []), steps)
 
     def curves(path, log):
@@ -380,7 +380,8 @@ BAD = [
     ("--discriminator maxout", "'maxout'"), ("--discriminator -4", "-4"), ("--discriminator", "--discriminator"),
     ("--latent-dim 0", "0"), ("--latent-dim 1.5", "'1.5'"), ("--latent-dim 9999999999999999", "9999999999999999"),
     ("--latent-dim 1000000000000000000000", "1000000000000000000000"),
-    ("--conditional=yes", "'yes'"), ("--conditional --data moons", "'moons' has none"),
+    ("--conditional=yes", "'yes'"), ("--conditional --data swiss-roll", "'swiss-roll' has none"),
+    ("--label-column y", "for .csv files"), ("--label-column y --data words.csv", "no single column 'y'"),
     ("--prior cauchy", "'cauchy'"), ("--init-G xavier", "'xavier'"), ("--init-G nan", "nan"), ("--init-G -1", "-1"),
     ("--init-G 1e300", "1e+300"), ("--init-D 0", "0"), ("--init-D inf", "inf"), ("--output-bias one", "'one'"),
     ("--steps 0", "0"), ("--steps -5", "-5"), ("--steps many", "'many'"), ("--steps 1e3", "'1e3'"),
