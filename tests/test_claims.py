@@ -1,13 +1,13 @@
 """Every claim of examples/ holds with the small budget, and the framework reports what does not."""
 
 import base64
-import importlib.util
 import json
 import re
 import sys
 
 import numpy as np
 import pytest
+from conftest import load_script
 
 import minigan.__main__ as cli
 from minigan import claims
@@ -30,20 +30,12 @@ DRAW = (
 TAIL = '\nif __name__ == "__main__":\n    claims.main(run)\n'
 
 
-def load_script(path):
-    """A script of examples/ as a module; its name is no identifier."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # inspect looks for a class's source there
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_every_claim_holds(path):
-    found, figure = load_script(path).run(quick=True)
+def test_every_claim_holds(path, quick_claims_of):
+    found, axes = quick_claims_of[path].result()
     assert found
     assert not [f"{c.claim}: expected {c.expected}, measured {c.measured}" for c in found if not c.holds]
-    assert figure.get_axes()
+    assert axes
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
