@@ -323,11 +323,11 @@ class GAN(Options):
                 f"a conditional GAN needs labels and '{data.name}' has none; give a .csv file with --label-column, a "
                 ".npz file with an array 'labels', or a folder of images in subfolders, or leave --conditional out"
             )
-        classes = len(data.label_shares) if self.conditional else 0  # as many columns more go into both networks
+        beside_z, beside_x = self.columns_beside()
         G_layers = parse_layers(
-            self.generator, self.latent_dim + classes, data.features, "sigmoid" if data.image_shape else None, xp
+            self.generator, self.latent_dim + beside_z, data.features, "sigmoid" if data.image_shape else None, xp
         )
-        D_layers = parse_layers(self.discriminator, data.features + classes, 1, None, xp)
+        D_layers = parse_layers(self.discriminator, data.features + beside_x, 1, None, xp)
         self.G, self.D = MLP(G_layers, xp, self.dtype), MLP(D_layers, xp, self.dtype)
         self.G.initialise(self.rng.weights, self.init_G)
         self.D.initialise(self.rng.weights, self.init_D)
@@ -343,16 +343,27 @@ class GAN(Options):
         self.tape_D_real, self.tape_D_fake = self.tape_D[:m], self.tape_D[m:]
         self.labels = self.tape_D_real.x[:, data.features :]  # (m, classes), one-hot, of the last real rows
         self.labels[...] = 0
-        self.z = xp.empty((m, self.latent_dim), self.dtype) if self.conditional else self.tape_G.x
-        self.dx_fake = xp.empty((m, data.features), self.dtype) if self.conditional else None
+        self.z = xp.empty((m, self.latent_dim), self.dtype) if beside_z else self.tape_G.x
+        self.dx_fake = xp.empty((m, data.features), self.dtype) if beside_x else None
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
         self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.r1 or self.r2 else None
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
-        self.batches = Batches(data, self.batch_size, backend, self.rng, self.dtype, self.ranks, self.conditional)
+        self.batches = self._make_batches()
         self.step, self.history = 0, []
         return self
+
+    def columns_beside(self):
+        """(beside z in G's input, beside x in D's): how many columns more; a conditional GAN has one for each class."""
+        classes = len(self.data.label_shares) if self.conditional else 0
+        return classes, classes
+
+    def _make_batches(self):
+        """What writes the next real rows, and what stands beside them, into D's input."""
+        return Batches(
+            self.data, self.batch_size, self.backend_used, self.rng, self.dtype, self.ranks, self.conditional
+        )
 
     def _start_at_mean(self):
         """G's last bias such that G's first output is the mean of the data, as in the paper's code."""

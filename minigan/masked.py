@@ -16,9 +16,6 @@ from minigan import losses
 from minigan.batches import Batches
 from minigan.errors import MiniganError
 from minigan.gan import GAN, STREAMS
-from minigan.losses import GradientPenalty
-from minigan.mlp import MLP, parse_layers
-from minigan.optim import OPTIMIZERS
 
 
 class MaskedGAN(GAN):
@@ -42,33 +39,14 @@ class MaskedGAN(GAN):
             raise MiniganError(f"masks is {masks!r}; it must be a function of (rng, n, data), or None")
         self.masks = masks or draw_masks
 
-    def build(self, X, start=True):
-        """As GAN.build, but G takes 2 features columns more, and D features."""
-        super().build(X, start)
-        data, m, columns = self.data, self.m, self.data.features
-        G_layers = parse_layers(
-            self.generator, self.latent_dim + 2 * columns, columns, "sigmoid" if data.image_shape else None
-        )
-        self.G = MLP(G_layers, np, self.dtype)
-        self.D = MLP(parse_layers(self.discriminator, 2 * columns, 1), np, self.dtype)
-        self.G.initialise(self.rng.weights, self.init_G)
-        self.D.initialise(self.rng.weights, self.init_D)
-        if start and self.output_bias == "data":
-            self._start_at_mean()
-        self.averaged = self.G.vector()
-        self.averaged.flat[...] = self.G.theta
-        self.optimizer_G, self.optimizer_D = (OPTIMIZERS[self.optimizer](net.theta) for net in (self.G, self.D))
-        self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
-        self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
-        self.tape_D_real, self.tape_D_fake = self.tape_D[:m], self.tape_D[m:]
-        self.z = np.empty((m, self.latent_dim), self.dtype)
-        self.labels = self.tape_D_real.x[:, columns:]
-        self.tape_D.x[...] = 0  # until the first minibatch nothing is given
-        self.penalty = GradientPenalty(self.D, m, columns) if self.r1 or self.r2 else None
+    def columns_beside(self):
+        """[mask·x, mask] stand beside z in G's input, the mask beside x in D's."""
+        return 2 * self.data.features, self.data.features
+
+    def _make_batches(self):
         seed = np.random.SeedSequence(self.seed).spawn(len(STREAMS) + 1)[-1]  # the one after GAN's own
         self.rng.masks = np.random.Generator(np.random.SFC64(seed))
-        self.batches = MaskedBatches(self.masks, data, m, self.backend_used, self.rng, self.dtype, self.ranks)
-        return self
+        return MaskedBatches(self.masks, self.data, self.m, self.backend_used, self.rng, self.dtype, self.ranks)
 
     def _generate(self):
         """x̂ (m, features): the last real rows, what their masks leave out filled in by G with fresh z."""

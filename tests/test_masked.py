@@ -6,6 +6,7 @@ import pytest
 from minigan import GAN, MiniganError, gradcheck, load
 from minigan.data import from_array
 from minigan.masked import MaskedGAN, draw_masks
+from minigan.mlp import MLP
 
 SMALL = dict(generator="16, relu", discriminator="16, leaky_relu 0.2", latent_dim=3, batch_size=12)
 
@@ -41,6 +42,14 @@ def test_both_networks_see_the_masks_and_what_is_given(update):
     fake = gan.tape_DG.x if update == "alternating" else gan.tape_D.x[12:]
     assert np.array_equal(fake[:, 3:], mask) and np.array_equal(fake[:, :3], np.where(mask, x, gan.tape_G.out))
     assert np.array_equal(gan.tape_D.x[12:, :3][mask == 1], x[mask == 1]) and (gan.tape_D.x[12:, 3:] == mask).all()
+
+
+def test_nothing_is_built_twice(monkeypatch):
+    """Each network is drawn once, so that both are what GAN.build draws for nets of these sizes."""
+    drawn, initialise = [], MLP.initialise
+    monkeypatch.setattr(MLP, "initialise", lambda net, *args: drawn.append(net) or initialise(net, *args))
+    gan = MaskedGAN(**SMALL).build(table())
+    assert drawn == [gan.G, gan.D]
 
 
 def test_each_minibatch_has_fresh_masks_and_each_step_fresh_z():
@@ -101,7 +110,8 @@ def test_without_anything_given_it_is_a_plain_generator():
 
 
 def test_it_learns_what_the_rest_says():
-    gan = MaskedGAN(**SMALL | {"batch_size": 64, "optimizer": "adam", "momentum": 0.0, "lr": 0.003, "steps": 400})
+    options = dict(batch_size=64, optimizer="adam", momentum=0.0, lr=0.003, lr_D=0.006, r1=0.3, steps=1000)
+    gan = MaskedGAN(**SMALL | options)
     x = gan.fit(table(2000)).complete(table(500, seed=9), [0, 1, 0], seed=0)
     truth = table(500, seed=9)
     assert np.abs(x[:, 0] - truth[:, 0]).mean() < 0.35  # that of another row: 1.1
