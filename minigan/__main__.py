@@ -101,10 +101,12 @@ def sample(args):
     if args.label is not None and not gan.conditional:
         raise MiniganError(f"the run in {args.run} knows no labels; leave --label out, or train one with --conditional")
     labels = None
-    if gan.conditional and args.label is None:
-        labels = gan.draw_labels(args.n, np.random.default_rng(args.seed))
-    elif gan.conditional:
+    if gan.conditional and args.label is not None:
         labels = np.full(args.n, args.label)
+    elif gan.conditional and out.suffix.lower() == ".png":
+        labels = gan.labels_to_look_at(args.n)
+    elif gan.conditional:
+        labels = gan.draw_labels(args.n, np.random.default_rng(args.seed))
     x = gan.sample(args.n, seed=args.seed, average=not args.last, labels=labels)
     temporary = out.with_name(out.name + ".part")
     try:

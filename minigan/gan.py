@@ -211,6 +211,13 @@ class GAN(Options):
         """n labels (n,) of the data's classes, as often as the data have them; rng: a host generator."""
         return rng.choice(list(self.data.label_shares), n, p=list(self.data.label_shares.values()))
 
+    def labels_to_look_at(self, n):
+        """n labels (n,) class by class, for a picture: of images all classes about equally often, of others as often
+        as the data have them, because they are drawn upon the data."""
+        classes, shares = (np.array(list(part)) for part in zip(*self.data.label_shares.items(), strict=True))
+        upto = np.cumsum(np.ones(len(shares)) if self.data.image_shape else shares)
+        return classes[np.searchsorted(upto / upto[-1], (np.arange(n) + 0.5) / n)]
+
     def decode(self, z, average=True, labels=None):
         """G(z) (n, features), float32, in the data's own units, for z (n, latent_dim) on the host; G(z|labels)."""
         self._need_networks()

@@ -9,6 +9,7 @@ A `dataset` here is anything with `features`, `image_shape` ((h, w), (h, w, 3) o
 """
 
 import io
+import itertools
 import math
 import os
 from pathlib import Path
@@ -48,10 +49,14 @@ def samples(path, dataset, fake, probability=None, title=None, labels=None):
     fake         (n, features) generated samples, in data units
     probability  callable, x (k, features) -> D(x) (k,) or (k, 1), in data units; used for one and two columns
     title        a line of text above the picture, or None
-    labels       (n,) of a conditional generator, by which its points are coloured; not used for images
+    labels       (n,) of a conditional generator, by which its points are coloured; of images class by class the
+                 order is told
     """
     fake = _check(dataset, fake)
     if dataset.image_shape is not None:
+        order = [] if labels is None else [str(label) for label, _ in itertools.groupby(labels)]
+        if len(order) == len(set(order)) > 1:
+            title = f"{title + '; ' if title else ''}in reading order: {', '.join(order)}"
         return _write(path, _png(_captioned(_image_grid(dataset, fake, width=600), title)))
     d_values = None
     if probability is not None and dataset.features <= 2:

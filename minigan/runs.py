@@ -253,13 +253,8 @@ class Run:
         return self.gan.sample(self.shown, seed=self.gan.seed, labels=self.fixed_labels())
 
     def fixed_labels(self):
-        """The labels of ``fixed_samples``: of images all classes about equally often, of others as often as the data
-        have them, because they are drawn upon the data. None where there is no choice."""
-        if not self.gan.conditional:
-            return None
-        classes, shares = (np.array(list(part)) for part in zip(*self.data.label_shares.items(), strict=True))
-        upto = np.cumsum(np.ones(len(shares)) if self.data.image_shape else shares)
-        return classes[np.searchsorted(upto / upto[-1], (np.arange(self.shown) + 0.5) / self.shown)]
+        """The labels of ``fixed_samples``; None where there is no choice."""
+        return self.gan.labels_to_look_at(self.shown) if self.gan.conditional else None
 
     def keep_frame(self):
         """One more frame for the animation."""

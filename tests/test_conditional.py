@@ -108,6 +108,14 @@ def test_labels_are_drawn_as_often_as_the_data_have_them():
     assert list(mnist_like.label_shares) == list(range(10)) and abs(sum(mnist_like.label_shares.values()) - 1) < 1e-9
 
 
+def test_labels_to_look_at_come_class_by_class():
+    points = GAN(**SMALL).build(clouds()).labels_to_look_at(1000)  # as often as the data have them
+    images = GAN(**SMALL).build(load("digits")).labels_to_look_at(100)  # equally often: a row of ten for each
+    assert np.array_equal(images, np.repeat(np.arange(10), 10)) and np.array_equal(points, np.sort(points))
+    for label, share in clouds().label_shares.items():
+        assert abs((points == label).mean() - share) <= 0.001
+
+
 def test_the_judge_of_a_stream_is_its_nearest_mode():
     data = load("ring")
     assert metrics.label_agreement(data, data.modes, np.arange(8)) == 1.0

@@ -91,6 +91,15 @@ def test_labels_colour_the_samples(kind, tmp_path):
     plots.animate(tmp_path / "a.png", dataset, [fake, fake], [0, 1], labels=labels)
 
 
+def test_images_class_by_class_tell_their_order(tmp_path, monkeypatch):
+    dataset, titles, caption = DATASETS["grey"], [], plots._captioned
+    monkeypatch.setattr(plots, "_captioned", lambda pixels, text: titles.append(text) or caption(pixels, text))
+    fake = dataset.real_samples(4, 1)
+    for labels, title in ((["a", "a", "b", "c"], "t"), ([3, 3, 1, 1], None), ([1, 2, 1, 2], "t"), ([1] * 4, "t")):
+        plots.samples(tmp_path / "a.png", dataset, fake, title=title, labels=np.array(labels))
+    assert titles == ["t; in reading order: a, b, c", "in reading order: 3, 1", "t", "t"]
+
+
 def test_a_new_picture_replaces_the_old_one(tmp_path):
     dataset = DATASETS["plane"]
     for fake in (np.zeros((5, 2)), dataset.real_samples(300, 1)):  # without D, without a title
