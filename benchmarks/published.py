@@ -57,16 +57,19 @@ def train(recipe, seed, folder, data, score, steps=None):
     else:
         gan, seconds = GAN(**options, backend="numpy").build(data), 0.0
     done = {row["step"] for row in rows}
-    while gan.step < gan.steps:
-        began = time.perf_counter()
-        gan.train_step()
-        last = gan.step == gan.steps
-        if gan.step % gan.report_every == 0 or last:
-            gan.report()  # raises Diverged
-        seconds += time.perf_counter() - began
-        if gan.step % SAVE_EVERY == 0 or last:
-            checkpoint.save(folder, gan, {"seconds": seconds})
+    last = gan.step == gan.steps
+    while gan.steps not in done:
+        if not last:  # else it was stopped while its last state was scored
+            began = time.perf_counter()
+            gan.train_step()
+            last = gan.step == gan.steps
+            if gan.step % gan.report_every == 0 or last:
+                gan.report()  # raises Diverged
+            seconds += time.perf_counter() - began
+            if gan.step % SAVE_EVERY == 0 or last:
+                checkpoint.save(folder, gan, {"seconds": seconds})
         if gan.step not in done and (scores := score(gan, last)):
+            done.add(gan.step)
             rows.append({"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1), **scores})
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
@@ -107,7 +110,8 @@ def score_images(data):
                 found["label_agreement"] = metrics.label_agreement(data, fake, labels, classifier)
             else:
                 labels = classifier.predict(fake)
-            found["class_recall"] = float(metrics.recall_by_class(data, fake, labels).mean())
+            found["class_recalls"] = metrics.recall_by_class(data, fake, labels).round(4).tolist()
+            found["class_recall"] = float(np.mean(found["class_recalls"]))
             scores |= {prefix + name: value for name, value in found.items()}
         return scores
 
@@ -212,11 +216,19 @@ def show(r, column, prefix=""):
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
+def least_share(rows, of):
+    """The least recall within a class as a share of that of the same class in other rows, both means over the seeds."""
+    mine, theirs = (np.mean([r["class_recalls"] for r in some], axis=0) for some in (rows, of))
+    return float((mine / theirs).min())
+
+
 def spread(rows, column):
-    """Mean and standard deviation over the rows."""
+    """Mean and standard deviation over the rows; of one row its value."""
     if callable(column):
         return ""
     values = [r[column] for r in rows]
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
     return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
 
 
@@ -235,6 +247,13 @@ def tables(rows):
             parts += ["\n## mnist-paper-averaged, from the same training\n", table(mine, IMAGES, epoch)]
         else:
             parts += [f"\n## {recipe}\n", table(final, IMAGES, seed)]
+            plain = list({r["seed"]: r for r in rows if f"{r['recipe']}-conditional" == recipe}.values())
+            if plain:
+                parts.append(
+                    f"\nThe mean recall within classes is {spread(final, 'class_recall')}, without labels "
+                    f"{spread(plain, 'class_recall')}; of the ten classes the least favoured has "
+                    f"{least_share(final, plain):.0%} of what it has without labels."
+                )
         if "real_precision" in real:
             names = {"parzen": "Parzen", "accepted": "accepted", "label_tv": "label TV", "frechet": "Fréchet"}
             names |= {name: name for name in ("precision", "recall", "density", "coverage")}

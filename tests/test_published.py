@@ -22,13 +22,15 @@ def test_a_stopped_training_goes_on_and_gives_the_same_scores(scores, tmp_path):
     score_at_7_too = lambda gan, last: score(gan, last or gan.step == 7)
     whole = published.train("ring-pacgan", 3, tmp_path / "whole", data, score_at_7_too, steps=12)
 
-    def stops(gan, last):
-        if gan.step == 8:  # after the scores of step 7 and the checkpoint of step 5
-            raise KeyboardInterrupt
-        return score_at_7_too(gan, last)
+    for stop in (8, 12):  # after the scores of step 7 and the checkpoint of step 5; while the last state is scored
 
-    with pytest.raises(KeyboardInterrupt):
-        published.train("ring-pacgan", 3, tmp_path / "part", data, stops, steps=12)
+        def stops(gan, last, stop=stop):
+            if gan.step == stop:
+                raise KeyboardInterrupt
+            return score_at_7_too(gan, last)
+
+        with pytest.raises(KeyboardInterrupt):
+            published.train("ring-pacgan", 3, tmp_path / "part", data, stops, steps=12)
     again = published.train("ring-pacgan", 3, tmp_path / "part", data, score_at_7_too, steps=12)
     assert whole.pop("seconds") >= 0 and again.pop("seconds") >= 0
     assert whole == again and whole["step"] == 12 and whole["seed"] == 3 and whole["total"] == 8
@@ -50,6 +52,16 @@ def test_the_tables_hold_what_was_measured(scores, tmp_path, monkeypatch, capsys
     both = [row["sigma_ratio"] for row in kept]
     assert f"{np.mean(both):.4f} ± {np.std(both, ddof=1):.4f}" in table
     assert f"| 1 | {kept[1]['modes']} of 8 | {kept[1]['strict_modes']} |" in table
+
+
+def test_the_recall_within_classes_is_held_against_the_recipe_without_labels():
+    image = {"classes_present": 10, "classes": 10, "seconds": 60.0, "step": 9, "parzen": 1.0, "parzen_error": 0.1}
+    image |= dict.fromkeys([c for c in published.IMAGES.values() if isinstance(c, str)], 0.5)
+    rows = [image | {"recipe": recipe, "seed": seed, "class_recalls": recalls, "class_recall": np.mean(recalls)}
+            for recipe, seed, recalls in (("mnist", 0, [0.8, 0.4]), ("mnist", 1, [0.8, 0.6]),
+                                          ("mnist-conditional", 0, [0.8, 0.42]))]  # fmt: skip
+    assert published.least_share(rows[2:], rows[:2]) == pytest.approx(0.42 / 0.5)
+    assert "without labels 0.6500 ± 0.0707; of the ten classes the least favoured has 84%" in published.tables(rows)
 
 
 def test_an_average_beside_it_leaves_the_training_as_it_is():
