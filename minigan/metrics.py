@@ -469,10 +469,10 @@ def collapse_signs(dataset, fake, seed=0):
     signs = []
     if spread < spread_real / 2:
         signs.append(f"their spread is {spread:.2g}, the real data's {spread_real:.2g}")
-    if dataset.modes is not None:
-        found = nearest_neighbours(fake, dataset.modes)[0]
-        due = np.full(len(dataset.modes), 1 / len(dataset.modes))
-        what = "modes"
+    if dataset.label_of is not None:
+        found = dataset.label_of(fake, np)
+        due = np.array(list(dataset.label_shares.values()))
+        what = "classes" if dataset.modes is None else "modes"
     elif dataset.labels is not None:
         rows = np.random.default_rng(seed).permutation(len(dataset.X))[:MAX_ROWS]
         classes, labels = np.unique(dataset.labels[rows], return_inverse=True)

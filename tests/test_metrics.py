@@ -594,6 +594,7 @@ def test_signs_of_collapse():
     moons = load("moons")
     x = moons.real_samples(1000, seed=0)
     assert metrics.collapse_signs(moons, x.mean(0) + 0.6 * (x - x.mean(0))) == []
+    assert metrics.collapse_signs(moons, x[moons.label_of(x, np) == 1]) == ["1 of 2 classes is nearly empty"]
     assert len(metrics.collapse_signs(moons, x.mean(0) + 0.4 * (x - x.mean(0)))) == 1
 
 
