@@ -618,8 +618,10 @@ def test_folder_of_grey_images_in_order_of_path(tmp_path):
 
 
 def test_subfolders_of_images_are_labels(tmp_path):
-    for name in ("cats/a.png", "cats/more/b.png", "dogs/a.png"):
+    for name in ("cats/a.png", "cats/more/b.png"):
         picture(tmp_path / name, GREY)
+    assert load(tmp_path).labels is None  # all of one kind
+    picture(tmp_path / "dogs" / "a.png", GREY)
     assert load(tmp_path).labels.tolist() == ["cats", "cats", "dogs"]
     assert load(tmp_path / "cats").labels is None
     picture(tmp_path / "12" / "a.png", GREY)

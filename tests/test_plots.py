@@ -91,6 +91,16 @@ def test_labels_colour_the_samples(kind, tmp_path):
     plots.animate(tmp_path / "a.png", dataset, [fake, fake], [0, 1], labels=labels)
 
 
+def test_each_point_has_the_colour_of_its_label():
+    from matplotlib.figure import Figure
+
+    x, ax = np.arange(8.0).reshape(4, 2), Figure().subplots()
+    plots._scatter(ax, x, x, [0, 0], [9, 9], np.array(["a", "b", "a", "c"]))
+    colors = ax.collections[-1].get_facecolors().tolist()
+    assert colors[0] == colors[2] and len(set(map(tuple, colors))) == 3
+    assert [text.get_text() for text in ax.texts] == ["a", "b", "c"]
+
+
 def test_images_class_by_class_tell_their_order(tmp_path, monkeypatch):
     dataset, titles, caption = DATASETS["grey"], [], plots._captioned
     monkeypatch.setattr(plots, "_captioned", lambda pixels, text: titles.append(text) or caption(pixels, text))
