@@ -83,17 +83,17 @@ def test_samples_of_every_kind_of_data(kind, tmp_path):
 def test_labels_colour_the_samples(kind, tmp_path):
     dataset, shown = DATASETS[kind], []
     fake = dataset.real_samples(200, 1)
-    for labels in (None, np.repeat(["a$", "b"], 100), np.arange(200) % 25):
+    for labels in (None, np.repeat(["a$", "b"], 100)):
         plots.samples(tmp_path / "a.png", dataset, fake, probability, labels=labels)
         assert_picture(tmp_path / "a.png")
         shown.append(pixels(tmp_path / "a.png").tobytes())
-    assert len(set(shown)) == 3
-    plots.animate(tmp_path / "a.png", dataset, [fake, fake], [0, 1], labels=labels)
+    assert shown[0] != shown[1]
 
 
 def test_each_point_has_the_colour_of_its_label():
     from matplotlib.figure import Figure
 
+    assert len({tuple(color) for _, color, _ in plots._by_class(np.arange(25))}) == 25
     x, ax = np.arange(8.0).reshape(4, 2), Figure().subplots()
     plots._scatter(ax, x, x, [0, 0], [9, 9], np.array(["a", "b", "a", "c"]))
     colors = ax.collections[-1].get_facecolors().tolist()
