@@ -4,8 +4,8 @@ Source: Goodfellow et al. 2014, section 7, conclusion 3: "approximately model al
 is a subset of the indices of x, by training a family of conditional models that share parameters". ``MaskedGAN`` is
 that family: G(z, mask·x, mask) fills in, D(x, mask) judges. Of a Gaussian every conditional is known, and the learnt
 ones are compared with them. Of digits one half is erased, and a classifier that has seen only real digits reads what
-G made of them; it must read the true digit more often than with one and the same half pasted into all of them, the
-best of 211 candidates, chosen with the held-out labels: a completion has to follow from what is left.
+G made of them; for each half it must read the true digit more often than with one and the same fill pasted into all,
+the best of 211 candidates, chosen with the held-out labels: a completion has to follow from what is left.
 """
 
 import itertools
@@ -23,53 +23,54 @@ from minigan.data import Dataset, from_array
 from minigan.masked import MaskedGAN
 
 MEAN, SD = np.array([1.0, -1.0, 0.5]), np.array([1.0, 2.0, 0.5])
-COVARIANCE = np.array([[1, 0.5, -0.25], [0.5, 1, -0.5], [-0.25, -0.5, 1]]) * np.outer(SD, SD)
+R = np.array([[1, 0.5, -0.25], [0.5, 1, -0.5], [-0.25, -0.5, 1]])  # the correlations: Σ in standard deviations
 GAUSSIAN = dict(  # nearly linear layers, as the conditional means are; R1, a fast D and large batches keep G still
-    generator="32, leaky_relu 0.6, 32, leaky_relu 0.6", discriminator="32, leaky_relu 0.2, 32, leaky_relu 0.2",
-    latent_dim=3, init_D="he", optimizer="adam", momentum=0.0, lr=0.0006, lr_D=0.006, lr_end=0.05, r1=1.0,
-    average=0.9995, batch_size=1024,
+    generator="32, leaky_relu 0.8, 32, leaky_relu 0.8", discriminator="32, leaky_relu 0.2, 32, leaky_relu 0.2",
+    latent_dim=3, init_D="he", optimizer="adam", momentum=0.0, lr=0.0008, lr_D=0.006, lr_end=0.03, r1=1.0,
+    r1_end=0.2, average=0.9995,
 )  # fmt: skip
 DIGITS = dict(
     generator="192, relu, 192, relu", discriminator="192, leaky_relu 0.2, 192, leaky_relu 0.2", latent_dim=8,
-    init_D="he", optimizer="adam", momentum=0.0, lr=0.0005, lr_D=0.001, lr_end=0.05, r1=0.3, r1_end=0.1, batch_size=96,
+    init_D="he", optimizer="adam", momentum=0.0, lr=0.002, lr_D=0.004, lr_end=0.05, r1=0.3, r1_end=0.1, batch_size=96,
 )  # fmt: skip
+COLORS = (plots.GREY, plots.REAL, plots.P_G)  # by how many numbers are given
 COLUMN, ROW = np.arange(64) % 8, np.arange(64) // 8
 HALVES = {"left": COLUMN < 4, "right": COLUMN >= 4, "top": ROW < 4, "bottom": ROW >= 4}  # what is given
 
 
 def conditional(given, x):
-    """(mean (n, missing), covariance) of the missing columns of the Gaussian, given the others of x (n, columns)."""
-    n = len(given)
-    mean, S, missing = MEAN[:n], COVARIANCE[:n, :n], ~given
+    """(mean (n, missing), covariance) of what is missing, given the rest of x (n, columns); in standard deviations."""
+    S, missing = R[: len(given), : len(given)], ~given
     B = S[np.ix_(missing, given)] @ np.linalg.inv(S[np.ix_(given, given)])
-    return mean[missing] + (x - mean)[:, given] @ B.T, S[np.ix_(missing, missing)] - B @ S[np.ix_(given, missing)]
+    return x[:, given] @ B.T, S[np.ix_(missing, missing)] - B @ S[np.ix_(given, missing)]
 
 
-def gaussian(seed, columns, steps, rows=100, draws=4000):
-    """{mask: (learnt means, true means (rows, missing), learnt covariance, true covariance)}, in standard deviations.
-
-    The learnt covariance is that of the draws around their mean at each of the rows, over all rows.
+def gaussian(seed, columns, steps, batch_size, rows=100, draws=8000):
+    """{mask: a dict}, in standard deviations: "mean", "true_mean" (rows, missing) at each row; "S", "true_S", the first
+    of the draws around their mean, over all rows; "draws" (draws, missing) at the one "row" that has number "shown".
     """
-    factor, sd = np.linalg.cholesky(COVARIANCE[:columns, :columns]), SD[:columns]
-    draw = lambda n, rng, xp: (rng.standard_normal((n, columns)) @ factor.T + MEAN[:columns]).astype(np.float32)
-    data = Dataset("gaussian", columns, draw=draw, shift=MEAN[:columns], scale=sd)
+    m, sd, factor = MEAN[:columns], SD[:columns], np.linalg.cholesky(R[:columns, :columns])
+    draw = lambda n, rng, xp: (rng.standard_normal((n, columns)) @ factor.T * sd + m).astype(np.float32)
+    data = Dataset("gaussian", columns, draw=draw, shift=m, scale=sd)
     masks = np.array(list(itertools.product((False, True), repeat=columns))[:-1])
-    often = 2.0 ** masks.sum(1)  # the more is given, the narrower is what is left, and the harder to learn
+    often = 1.6 ** masks.sum(1)  # the more is given, the narrower is what is left, and the harder to learn
     draw_masks = lambda rng, n, data: masks[rng.choice(len(masks), n, p=often / often.sum())]
-    gan, found = MaskedGAN(draw_masks, **GAUSSIAN, steps=steps, seed=seed).build(data), {}
-    for net, larger in ((gan.G, 5), (gan.D, 3)):  # the masks' weights: then the kinks lie between masks, not within x
+    gan, found = MaskedGAN(draw_masks, **GAUSSIAN, steps=steps, batch_size=batch_size, seed=seed).build(data), {}
+    for net, larger in ((gan.G, 8), (gan.D, 3)):  # the masks' weights: then the kinks lie between masks, not within x
         net.params.layers[0][0][-columns:] *= larger
     while gan.step < steps:
         gan.train_step()
     x = data.real_samples(rows, seed + 1)
+    shown = x[:, 0].argsort()[rows * 9 // 10]  # its first column is high, so that it says something of the second
     for given in masks:
-        mean, S = conditional(given, x)
-        filled = gan.complete(np.repeat(x, draws, axis=0), given, seed)[:, ~given].reshape(rows, draws, -1)
-        learnt = filled.mean(1, dtype=np.float64)
-        rest = (filled - learnt[:, None]).reshape(rows * draws, -1)
-        missing = sd[~given]
-        squares = np.outer(missing, missing)
-        found[tuple(given)] = learnt / missing, mean / missing, rest.T @ rest / len(rest) / squares, S / squares
+        filled = data.normalise(gan.complete(x.repeat(draws, axis=0), given, seed))[:, ~given].reshape(rows, draws, -1)
+        mean = filled.mean(1, dtype=np.float64)
+        rest = (filled - mean[:, None]).reshape(rows * draws, -1)
+        true_mean, true_S = conditional(given, data.normalise(x))
+        found[tuple(given)] = dict(
+            mean=mean, true_mean=true_mean, S=rest.T @ rest / len(rest), true_S=true_S,
+            shown=shown, row=data.normalise(x[shown]), draws=filled[shown],
+        )  # fmt: skip
     return found
 
 
@@ -77,14 +78,11 @@ def digits(seed, steps, candidates, draws=10):
     """1,200 digits to train on, 597 others completed: (held-out digits, judge's accuracy on them, {half: a dict})."""
     data, order = load("digits"), np.random.default_rng(seed).permutation(1797)
     X, labels = data.X[order], data.labels[order]
-    train, test, test_labels = X[:1200], X[1200:], labels[1200:]
+    train, test, test_labels, found = X[:1200], X[1200:], labels[1200:], {}
     judge = Classifier("dropout 0.85, 128, relu, dropout 0.7", steps=1500, seed=seed).fit(train, labels[:1200])
-    read = lambda x: judge.accuracy(x, test_labels)
-    halves = np.stack(list(HALVES.values()))
-    masks = lambda rng, n, data: halves[rng.integers(0, 4, n)]
+    masks = lambda rng, n, data: np.stack(list(HALVES.values()))[rng.integers(0, 4, n)]
     gan = MaskedGAN(masks, **DIGITS, steps=steps, seed=seed).fit(from_array(train, image_shape=(8, 8)))
     images = [train.mean(0), *(train[labels[:1200] == c].mean(0) for c in range(10)), *train[:candidates]]
-    found = {}
     for name, given in HALVES.items():
         filled = np.stack([gan.complete(test, given, seed=i) for i in range(draws)])
         alike = np.square(test[:, None, given] - train[None, :, given]).sum(2).argsort(1)[:, :10]
@@ -93,24 +91,23 @@ def digits(seed, steps, candidates, draws=10):
             kept=(filled[:, :, given] == test[:, given]).all(),
             spread=filled[:, :, ~given].std(0).mean(1),  # of each digit, over its completions
             doubt=train[alike][:, :, ~given].std(1).mean(1),  # over the ten real digits that look most like it
-            agree=np.mean([read(x) for x in filled]),
-            single=max(read(np.where(given, test, image)) for image in images),
+            agree=np.mean([judge.accuracy(x, test_labels) for x in filled]),
+            single=max(judge.accuracy(np.where(given, test, image), test_labels) for image in images),
         )  # fmt: skip
     return test, judge.accuracy(test, test_labels), found
 
 
 def run(seed=0, quick=False):
     """A Gaussian of three columns and all its seven masks; digits of which one half is left."""
-    found = gaussian(seed, 2 if quick else 3, 1600 if quick else 9000)
-    off_mean = max(np.sqrt(np.square(a - b).mean(0)).max() for a, b, _, _ in found.values())
-    off_S = max((abs(a - b) / np.sqrt(np.outer(b.diagonal(), b.diagonal()))).max() for _, _, a, b in found.values())
-    test, accuracy, halves = digits(seed, *((100, 20) if quick else (4500, 200)))
+    found = gaussian(seed, *((2, 4000, 256) if quick else (3, 12000, 1024)))
+    off_mean = max(np.sqrt(np.square(f["mean"] - f["true_mean"]).mean(0)).max() for f in found.values())
+    relative = lambda f: abs(f["S"] - f["true_S"]) / np.sqrt(np.outer(f["true_S"].diagonal(), f["true_S"].diagonal()))
+    off_S = max(relative(f).max() for f in found.values())
+    test, accuracy, halves = digits(seed, *((100, 20) if quick else (4000, 200)))
     kept = all(h["kept"] for h in halves.values())
-    least = min(h["spread"].min() for h in halves.values())
-    ratios = {}
-    for name, h in halves.items():
-        order, n = h["doubt"].argsort(), len(test) // 4
-        ratios[name] = h["spread"][order[-n:]].mean() / h["spread"][order[:n]].mean()
+    least, n = min(h["spread"].min() for h in halves.values()), len(test) // 4
+    spreads = {name: h["spread"][h["doubt"].argsort()] for name, h in halves.items()}  # the least doubtful first
+    ratios = {name: spread[-n:].mean() / spread[:n].mean() for name, spread in spreads.items()}
     each = lambda values: ", ".join(f"{name} {v:.2f}" for name, v in values.items())
     agree, single = ({name: h[key] for name, h in halves.items()} for key in ("agree", "single"))
     result = [
@@ -120,48 +117,62 @@ def run(seed=0, quick=False):
         Claim(22, "digits: the given half comes back", "bit for bit", "it does" if kept else "it does not", kept),
         Claim(22, "completions of one digit differ", "standard deviation of a pixel > 0", f"at least {least:.3f}",
               least > 0),
+        Claim(22, "and more where real digits with such a half differ more", "most over least doubtful fourth: > 1",
+              each(ratios), min(ratios.values()) > 1),
+        Claim(22, "a classifier reads the true digit in a completion",
+              "for each half more often than with the best single fill",
+              f"{each(agree)}; single {each(single)}; whole digits {accuracy:.2f}",
+              all(agree[name] > single[name] for name in HALVES)),
     ]  # fmt: skip
-    if not quick:
-        result += [
-            Claim(22, "and more where real digits with such a half differ more", "most over least doubtful fourth: > 1",
-                  each(ratios), min(ratios.values()) > 1),
-            Claim(22, "a classifier reads the true digit in a completion",
-                  "over the four halves more often than with the best single fill",
-                  f"{each(agree)}; single {each(single)}; whole digits {accuracy:.2f}",
-                  sum(agree.values()) > sum(single.values())),
-        ]  # fmt: skip
-    return result, draw_figure(found, test, halves, agree, single)
+    return result[: 4 if quick else None], draw_figure(found, test, halves)
 
 
-def draw_figure(found, test, halves, agree, single):
-    """Completions beside the truth; learnt against true means and covariances."""
-    title = "One network that takes the mask gives every conditional: halves of digits completed, and a Gaussian's"
-    fig, axes = claims.figure(title, columns=4, width=13, height=4, width_ratios=(1.5, 1.5, 1, 1))
-    for ax, names in zip(axes[:2], (("left", "right"), ("top", "bottom")), strict=True):
-        rows, pad = [], lambda x: np.pad(x.reshape(8, 8), 1, constant_values=0.35)
-        for i, name in ((i, name) for name in names for i in range(4)):
-            shown = [np.where(HALVES[name], test[i], 0.2), *halves[name]["filled"][:6, i], test[i]]
-            rows.append(np.concatenate([pad(x) for x in shown], axis=1))
-        ax.imshow(np.concatenate(rows), cmap="gray", vmin=0, vmax=1)
-        ax.set(
-            yticks=[20, 60], yticklabels=names, xticks=[4.5, 39.5, 74.5], xticklabels=["given", "completions", "truth"]
-        )
-        ax.set_ylabel("half that is given")
-        ax.tick_params(length=0)
-        for x in (10, 70):
-            ax.axvline(x - 0.5, color=plots.FAKE, lw=1.5)
-    for name, ax in (("mean", axes[2]), ("covariance", axes[3])):
-        first = 0 if name == "mean" else 2
-        for mask, values in found.items():
-            color = (plots.P_G, plots.REAL, plots.FAKE)[sum(mask)]
-            ax.plot(values[first + 1].ravel(), values[first].ravel(), ".", color=color, ms=4 if first == 0 else 9)
-        low, high = ax.get_xlim()
-        ax.plot([low, high], [low, high], color=plots.INK, lw=0.8, zorder=0)
-        ax.set(xlabel=f"true conditional {name}", ylabel=f"learnt conditional {name}", aspect="equal")
-    axes[2].set_title("Gaussian, in standard deviations", fontsize=9, loc="left")
-    for k, color in enumerate((plots.P_G, plots.REAL, plots.FAKE)[: len(next(iter(found)))]):
-        axes[3].text(0.04, 0.94 - 0.07 * k, f"{k} given", color=color, fontsize=9, transform=axes[3].transAxes)
+def draw_figure(found, test, halves):
+    """Completions beside the truth; a Gaussian's learnt conditionals on the true ones."""
+    title = "One network that takes the mask fills in whatever is missing: of digits (above), of a Gaussian (below)"
+    fig, axes = claims.figure(title, rows=2, columns=2, width=9, height=8, height_ratios=(1.2, 1))
+    draw_completions(axes[0, 0], ("left", "right"), test, halves)
+    draw_completions(axes[0, 1], ("top", "bottom"), test, halves)
+    draw_densities(axes[1, 0], found)
+    ax, signs = axes[1, 1], {"mean": dict(marker=".", ms=3), "S": dict(marker="o", ms=9, mfc="none", mew=1.5)}
+    for (given, f), (name, sign) in itertools.product(found.items(), signs.items()):
+        ax.plot(f[f"true_{name}"].ravel(), f[name].ravel(), ls="", color=COLORS[sum(given)], **sign)
+    ax.axline((0, 0), slope=1, color=plots.INK, lw=0.8, zorder=0)
+    ax.set(xlabel="true, in standard deviations", ylabel="learnt: right on the line", aspect="equal")
+    ax.set_title(f"{len(found)} masks, 100 rows: means (dots), covariances (rings)", loc="left", fontsize=9)
     return fig
+
+
+def draw_completions(ax, names, test, halves):
+    """A row for each digit: the given half, nothing beside it; completions, what is invented in orange; the truth."""
+    invented = lambda x: np.array([0.25, 0.1, 0]) + x[:, None] * np.array([0.75, 0.66, 0.5])
+    tile = lambda x: np.pad(x.reshape(8, 8, 3), ((1, 1), (1, 1), (0, 0)), constant_values=1)
+    rows = []
+    for name, i in itertools.product(names, range(4)):
+        given, truth = HALVES[name][:, None], np.repeat(test[i][:, None], 3, axis=1)
+        filled = [np.where(given, truth, invented(x)) for x in halves[name]["filled"][:6, i]]
+        rows.append(np.concatenate([tile(x) for x in (np.where(given, truth, 1), *filled, truth)], axis=1))
+    ax.imshow(np.concatenate(rows))
+    ax.set(xticks=[5, 40, 75], yticks=[20, 60], yticklabels=[f"{name}\nhalf" for name in names])
+    ax.set_xticklabels(["given", "the rest invented, six times", "truth"])
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    ax.get_xticklabels()[1].set_color(plots.FAKE)
+    ax.spines[:].set_visible(False)
+
+
+def draw_densities(ax, found):
+    """p(x₂ | more and more of one row): histograms of the draws, and the true densities as lines."""
+    n, grid = len(next(iter(found))), np.linspace(-3, 3, 200)
+    for k, given in enumerate(dict.fromkeys(tuple(i < k and i != 1 for i in range(n)) for k in (0, 1, n))):
+        f, base, j = found[given], -0.65 * k, 1 - given[0]  # j: its place among the missing columns
+        ax.hist(f["draws"][:, j], 50, density=True, bottom=base, histtype="stepfilled", color=COLORS[k], alpha=0.45)
+        mean, variance = f["true_mean"][f["shown"], j], f["true_S"][j, j]
+        density = np.exp(-((grid - mean) ** 2) / variance / 2) / np.sqrt(2 * np.pi * variance)
+        ax.plot(grid, density + base, color=plots.INK, lw=1.2)
+        name = "\n".join(f"$x_{i + 1}$ = {f['row'][i]:.1f}" for i in range(n) if given[i]) or "nothing"
+        ax.text(-3, base + 0.1, f"{name}\ngiven", color=COLORS[k], fontsize=9)
+    ax.set(yticks=[], xlim=(-3.4, 3.4), xlabel="$x_2$, in standard deviations")
+    ax.set_title(f"{len(f['draws']):,} draws of $x_2$; lines: the true densities", loc="left", fontsize=9)
 
 
 if __name__ == "__main__":
