@@ -7,11 +7,13 @@ from test_claims import SCRIPTS, load_script
 from minigan import GAN, gradcheck, load, losses
 from minigan.classifier import Classifier
 from minigan.data import from_array
+from minigan.inference import Encoder
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import Adam, linear
 
 HIDDEN = "12, leaky_relu 0.2, 8, leaky_relu 0.2"
 COPIED = 64 * 12 + 12 + 12 * 8 + 8  # weights of those layers, for 64 pixels
+HIDDEN_20 = 64 * 128 + 128 + 128 * 128 + 128  # of those of the example
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +81,43 @@ def test_without_a_start_it_is_one_adam_over_all_weights(digits):
         np.testing.assert_array_equal(fit(digits, tune=tune).theta, net.theta)
 
 
-def test_labels_outside_the_chosen_rows_are_never_read(digits, gan, example):
-    X, labels = digits
-    rows = np.random.default_rng(1).permutation(len(X))[:100]
+@pytest.fixture(scope="module")
+def seen(example):
+    """(X, labels) of 700 digits, a GAN and an Encoder in the example's shapes that have seen them without labels."""
+    data = load("digits")
+    X = data.X[:700]
+    options = dict(generator="16, relu", discriminator=example.HIDDEN, init_D="he", average=0.0, steps=30)
+    gan = GAN(**options).fit(from_array(X.reshape(-1, 8, 8)))
+    encoder = Encoder(gan, layers=example.HIDDEN, steps=10).fit()
+    assert gan.data.labels is None and encoder.data is gan.data
+    return X, data.labels[:700], gan, encoder
+
+
+@pytest.mark.parametrize("n", [100, 600])
+def test_labels_outside_the_chosen_rows_are_never_read(seen, example, n):
+    X, labels, gan, encoder = seen
+    rows = np.random.default_rng(1).permutation(len(X))[:n]
     others = np.setdiff1d(np.arange(len(X)), rows)
     scrambled, wrong = labels.copy(), labels.copy()
     scrambled[others] = np.random.default_rng(2).integers(10, 99, len(others))
     wrong[rows[:50]] = wrong[rows[:50]][::-1]
-    a, b, c = (example.train(X, y, rows, gan, 0, steps=10) for y in (labels, scrambled, wrong))
+    a, b, c = (example.train(X, y, rows, gan, encoder.E, 0, steps=10) for y in (labels, scrambled, wrong))
     assert list(a) == list(example.COLORS)
     for name in a:
         np.testing.assert_array_equal(a[name].net.theta, b[name].net.theta, err_msg=name)
         assert (a[name].net.theta != c[name].net.theta).any(), name
+
+
+def test_every_method_starts_from_what_its_name_says(seen, example):
+    """After one step of Adam no weight is further from D's or E's than the rate; fixed ones have not moved at all."""
+    X, labels, gan, encoder = seen
+    for name, classifier in example.train(X, labels, np.arange(600), gan, encoder.E, 0, steps=1).items():
+        for net, start in {"D": gan.D.theta, "E": encoder.E.theta}.items():
+            moved = np.abs(classifier.net.theta[:HIDDEN_20] - start[:HIDDEN_20]).max()
+            if name.startswith(f"{net}'s"):
+                assert moved == 0 if "fixed" in name else 0 < moved < 0.0041, name
+            else:
+                assert moved > 0.1, name
 
 
 def test_log_sum_exp_is_d_of_k_plus_1_classes_and_its_gradients_are_right(example):
