@@ -25,9 +25,8 @@ from minigan.masked import MaskedGAN
 MEAN, SD = np.array([1.0, -1.0, 0.5]), np.array([1.0, 2.0, 0.5])
 R = np.array([[1, 0.5, -0.25], [0.5, 1, -0.5], [-0.25, -0.5, 1]])  # the correlations: Σ in standard deviations
 GAUSSIAN = dict(  # nearly linear layers, as the conditional means are; R1, a fast D and large batches keep G still
-    generator="32, leaky_relu 0.8, 32, leaky_relu 0.8", discriminator="32, leaky_relu 0.2, 32, leaky_relu 0.2",
-    latent_dim=3, init_D="he", optimizer="adam", momentum=0.0, lr=0.0008, lr_D=0.006, lr_end=0.03, r1=1.0,
-    r1_end=0.2, average=0.9995,
+    generator="32, leaky_relu 0.8, 32, leaky_relu 0.8", discriminator="64, leaky_relu 0.2, 64, leaky_relu 0.2",
+    latent_dim=3, init_D="he", optimizer="adam", momentum=0.0, lr=0.0008, lr_D=0.006, lr_end=0.1, r1=1.0, r1_end=0.2,
 )  # fmt: skip
 DIGITS = dict(
     generator="192, relu, 192, relu", discriminator="192, leaky_relu 0.2, 192, leaky_relu 0.2", latent_dim=8,
@@ -58,8 +57,11 @@ def gaussian(seed, columns, steps, batch_size, rows=100, draws=8000):
     gan, found = MaskedGAN(draw_masks, **GAUSSIAN, steps=steps, batch_size=batch_size, seed=seed).build(data), {}
     for net, larger in ((gan.G, 8), (gan.D, 3)):  # the masks' weights: then the kinks lie between masks, not within x
         net.params.layers[0][0][-columns:] *= larger
+    total, late = np.zeros_like(gan.G.theta), steps // 3  # the mean of the last third, longer than GAN's own average
     while gan.step < steps:
         gan.train_step()
+        total += gan.G.theta * (gan.step > steps - late)
+    gan.averaged.flat[...] = total / late
     x = data.real_samples(rows, seed + 1)
     shown = x[:, 0].argsort()[rows * 9 // 10]  # its first column is high, so that it says something of the second
     for given in masks:
@@ -99,7 +101,7 @@ def digits(seed, steps, candidates, draws=10):
 
 def run(seed=0, quick=False):
     """A Gaussian of three columns and all its seven masks; digits of which one half is left."""
-    found = gaussian(seed, *((2, 4000, 256) if quick else (3, 12000, 1024)))
+    found = gaussian(seed, *((2, 3000, 256, 100, 4000) if quick else (3, 9000, 1024)))
     off_mean = max(np.sqrt(np.square(f["mean"] - f["true_mean"]).mean(0)).max() for f in found.values())
     relative = lambda f: abs(f["S"] - f["true_S"]) / np.sqrt(np.outer(f["true_S"].diagonal(), f["true_S"].diagonal()))
     off_S = max(relative(f).max() for f in found.values())
@@ -129,8 +131,7 @@ def run(seed=0, quick=False):
 
 def draw_figure(found, test, halves):
     """Completions beside the truth; a Gaussian's learnt conditionals on the true ones."""
-    title = "One network that takes the mask fills in whatever is missing: of digits (above), of a Gaussian (below)"
-    fig, axes = claims.figure(title, rows=2, columns=2, width=9, height=8, height_ratios=(1.2, 1))
+    fig, axes = claims.figure("One network fills in whatever is missing", rows=2, columns=2, width=9, height=8.4)
     draw_completions(axes[0, 0], ("left", "right"), test, halves)
     draw_completions(axes[0, 1], ("top", "bottom"), test, halves)
     draw_densities(axes[1, 0], found)
@@ -139,7 +140,7 @@ def draw_figure(found, test, halves):
         ax.plot(f[f"true_{name}"].ravel(), f[name].ravel(), ls="", color=COLORS[sum(given)], **sign)
     ax.axline((0, 0), slope=1, color=plots.INK, lw=0.8, zorder=0)
     ax.set(xlabel="true, in standard deviations", ylabel="learnt: right on the line", aspect="equal")
-    ax.set_title(f"{len(found)} masks, 100 rows: means (dots), covariances (rings)", loc="left", fontsize=9)
+    ax.set_title(f"Gaussian, {len(found)} masks, 100 rows: means (dots), covariances (rings)", loc="left", fontsize=9)
     return fig
 
 
@@ -166,13 +167,12 @@ def draw_densities(ax, found):
     for k, given in enumerate(dict.fromkeys(tuple(i < k and i != 1 for i in range(n)) for k in (0, 1, n))):
         f, base, j = found[given], -0.65 * k, 1 - given[0]  # j: its place among the missing columns
         ax.hist(f["draws"][:, j], 50, density=True, bottom=base, histtype="stepfilled", color=COLORS[k], alpha=0.45)
-        mean, variance = f["true_mean"][f["shown"], j], f["true_S"][j, j]
-        density = np.exp(-((grid - mean) ** 2) / variance / 2) / np.sqrt(2 * np.pi * variance)
-        ax.plot(grid, density + base, color=plots.INK, lw=1.2)
+        mean, v = f["true_mean"][f["shown"], j], f["true_S"][j, j]
+        ax.plot(grid, base + np.exp(-((grid - mean) ** 2) / v / 2) / (2 * np.pi * v) ** 0.5, color=plots.INK)
         name = "\n".join(f"$x_{i + 1}$ = {f['row'][i]:.1f}" for i in range(n) if given[i]) or "nothing"
         ax.text(-3, base + 0.1, f"{name}\ngiven", color=COLORS[k], fontsize=9)
     ax.set(yticks=[], xlim=(-3.4, 3.4), xlabel="$x_2$, in standard deviations")
-    ax.set_title(f"{len(f['draws']):,} draws of $x_2$; lines: the true densities", loc="left", fontsize=9)
+    ax.set_title(f"Gaussian: {len(f['draws']):,} draws of $x_2$; lines: the truth", loc="left", fontsize=9)
 
 
 if __name__ == "__main__":
