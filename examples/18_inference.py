@@ -57,11 +57,11 @@ def mode(x):
 
 def run(seed=0, quick=False):
     """A GAN and then an E on the ring; the same on 1,397 digits, and 400 others to judge them with."""
-    ring = train(load("ring"), RING, E_RING, 1500 if quick else 5000, 700 if quick else 1500, seed)
+    ring = train(load("ring"), RING, E_RING, 550 if quick else 5000, 350 if quick else 1500, seed)
     order, digits = np.random.default_rng(seed).permutation(1797), load("digits")
     (X, x), (labels, x_labels) = np.split(digits.X[order], [1397]), np.split(digits.labels[order], [1397])
     data = from_array(X, image_shape=(8, 8))
-    gan, E, same = train(data, DIGITS, E_DIGITS, 1500 if quick else 2000, 900 if quick else 2500, seed)
+    gan, E, same = train(data, DIGITS, E_DIGITS, 800 if quick else 2000, 650 if quick else 2500, seed)
     found, seen = [], {}
     for name, (g, e) in {"ring": ring[:2], "digits": (gan, E)}.items():
         seen[name] = found_again(g, e, seed)
