@@ -91,7 +91,7 @@ def run(seed=0, quick=False):
 def draw(ring, gan, E, seen, x, again, near, far, x_labels, means, seed):
     """Above: z found again, on the ring and on the digits, and the held-out distances; below: what E is good for."""
     title = "E reads z from x, though G was trained without it: G(E(x)) rebuilds digits never seen, and z can be edited"
-    fig, axes = claims.figure(title, rows=2, columns=3, width=14, height=8.6, height_ratios=(1.5, 1))
+    fig, axes = claims.figure(title, rows=2, columns=3, width=12.5, height=7.8, height_ratios=(1.5, 1))
     colours, real = dict(cmap="tab10", vmin=0, vmax=9), load("ring").real_samples(160, seed)
     z, guess, error = seen["ring"]
     axes[0, 0].scatter(*z.T, c=mode(ring[0].decode(z)), s=9, alpha=0.3, lw=0, **colours)

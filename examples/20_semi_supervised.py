@@ -31,7 +31,7 @@ HIDDEN = "128, leaky_relu 0.2, 128, leaky_relu 0.2"  # of D, E and every classif
 DROPOUT = "dropout 0.9, 128, leaky_relu 0.2, dropout 0.7, 128, leaky_relu 0.2, dropout 0.7"  # the same, while fitted
 TRAIN, STEPS, WEIGHT = 1200, 2000, 3.0  # rows; steps of a GAN; of the cross-entropy beside D's own loss
 DRAWS = {100: 2, 600: 3, 1000: 1}  # of the labelled rows, by their number
-SCRATCH, BOTH, ALONE = "from scratch", "D of K + 1 classes", "the same, labelled rows only"
+SCRATCH, BOTH, ALONE = "from scratch", "D of K + 1 classes", "K + 1, labelled rows only"
 FIXED_D, TUNED_D, FIXED_E, TUNED_E = (f"{net}'s features, {how}" for net in "DE" for how in ("fixed", "trained on"))
 COLORS = {SCRATCH: plots.INK, FIXED_D: "#56B4E9", TUNED_D: plots.REAL, FIXED_E: "#CC79A7", TUNED_E: plots.P_G,
           ALONE: plots.GREY, BOTH: plots.FAKE}  # fmt: skip
