@@ -140,7 +140,7 @@ def draw_figure(found, test, halves):
         ax.plot(f[f"true_{name}"].ravel(), f[name].ravel(), ls="", color=COLORS[sum(given)], **sign)
     ax.axline((0, 0), slope=1, color=plots.INK, lw=0.8, zorder=0)
     ax.set(xlabel="true, in standard deviations", ylabel="learnt: right on the line", aspect="equal")
-    ax.set_title(f"Gaussian, {len(found)} masks, 100 rows: means (dots), covariances (rings)", loc="left", fontsize=9)
+    ax.set_title(f"{len(found)} masks, 100 rows: means (dots), covariances (rings)", loc="left", fontsize=9)
     return fig
 
 
