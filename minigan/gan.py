@@ -330,6 +330,11 @@ class GAN(Options):
                 f"a conditional GAN needs labels and '{data.name}' has none; give a .csv file with --label-column, a "
                 ".npz file with an array 'labels', or a folder of images in subfolders, or leave --conditional out"
             )
+        if self.conditional and data.X is not None and 2 * len(data.label_shares) > len(data.X):
+            raise MiniganError(
+                f"'{data.name}' has {len(data.label_shares)} different labels in {len(data.X)} rows, too many to learn "
+                "each of them; choose a column of classes, or leave --conditional out"
+            )
         beside_z, beside_x = self.columns_beside()
         G_layers = parse_layers(
             self.generator, self.latent_dim + beside_z, data.features, "sigmoid" if data.image_shape else None, xp

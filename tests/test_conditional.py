@@ -141,6 +141,7 @@ def test_a_saved_one_samples_without_its_data(tmp_path):
         (lambda gan: GAN(**SMALL).build(np.zeros((20, 2))), "needs labels and 'array' has none"),
         (lambda gan: GAN(**SMALL | {"conditional": False}).build(clouds()).sample(2, labels=4), "knows no labels"),
         (lambda gan: GAN(conditional="yes"), "conditional is 'yes'"),
+        (lambda gan: GAN(**SMALL).build(from_array(np.eye(20), np.arange(20))), "20 different labels in 20 rows"),
     ],
 )
 def test_what_it_refuses(do, said):
