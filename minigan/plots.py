@@ -334,19 +334,20 @@ def _scatter(ax, real, fake, lo, hi, labels=None):
 
 
 def _by_class(labels):
-    """(which samples, colour, name) of each class, in order; nothing if there are no labels."""
+    """(which samples, colour, name) of each class, in order; nothing if there are no labels. Too many have no names."""
     from matplotlib import colormaps
 
     classes = [] if labels is None else np.unique(labels)
     colors = colormaps["tab10"].colors if len(classes) <= 10 else colormaps["turbo"](np.linspace(0, 1, len(classes)))
-    return [(labels == c, colors[i][:3], _shorten(_plain(str(c)), 16)) for i, c in enumerate(classes)]
+    names = [_shorten(_plain(str(c)), 16) if len(classes) <= 40 else "" for c in classes]
+    return [(labels == c, colors[i][:3], names[i]) for i, c in enumerate(classes)]
 
 
 def _write_in(ax, name, place, color, above=0):
     """The name of a class at its place among the data, or so many points above it, readable on any ground."""
     from matplotlib.patheffects import withStroke
 
-    if np.isfinite(place).all():
+    if name and np.isfinite(place).all():
         halo = [withStroke(linewidth=2.5, foreground="white")]
         ax.annotate(
             name, place, (0, above), textcoords="offset points", ha="center", va="center", fontsize=10, weight="bold",

@@ -99,6 +99,8 @@ def test_each_point_has_the_colour_of_its_label():
     colors = ax.collections[-1].get_facecolors().tolist()
     assert colors[0] == colors[2] and len(set(map(tuple, colors))) == 3
     assert [text.get_text() for text in ax.texts] == ["a", "b", "c"]
+    plots._scatter(ax, x, x, [0, 0], [9, 9], np.arange(4))
+    assert len(ax.texts) == 3 + 4 and not any(name for _, _, name in plots._by_class(np.arange(41)))
 
 
 def test_images_class_by_class_tell_their_order(tmp_path, monkeypatch):
