@@ -255,7 +255,7 @@ def pictures(drawn):
     """Draw samples.png, or, as that takes 20 times as long as the rest of a step, write its numbers instead."""
 
     def numbers(draw):
-        def write(path, data, fake, probability, title):
+        def write(path, data, fake, probability, title, labels):
             plots._write(path, np.ascontiguousarray(fake).tobytes())
 
         return draw if drawn else write

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import __version__, checkpoint, metrics, runs
+from minigan import __version__, checkpoint, metrics, plots, runs
 from minigan.classifier import Classifier
 from minigan.data import whole_or_text
 from minigan.errors import MiniganError
@@ -103,10 +103,12 @@ def sample(args):
     labels = None
     if gan.conditional and args.label is not None:
         labels = np.full(args.n, args.label)
-    elif gan.conditional and out.suffix.lower() == ".png":
-        labels = gan.labels_to_look_at(args.n)
     elif gan.conditional:
-        labels = gan.draw_labels(args.n, np.random.default_rng(args.seed))
+        labels = gan.draw_labels(args.n, np.random.default_rng([args.seed, 1]))  # 1: a stream of its own, not z's
+        if out.suffix.lower() == ".png":
+            shape = gan.data.image_shape
+            shown = plots.images_shown(shape, args.n) if shape else args.n
+            labels[:shown] = gan.labels_to_look_at(shown)
     x = gan.sample(args.n, seed=args.seed, average=not args.last, labels=labels)
     temporary = out.with_name(out.name + ".part")
     try:
@@ -149,8 +151,6 @@ def write_csv(path, x, labels, gan, run):
 
 def write_png(path, x, labels, gan, run):
     """A picture of the samples. Beside tables and points it shows the real data, so it has to load them."""
-    from minigan import plots
-
     data = gan.data
     if not data.image_shape:
         data = data_of(run)
@@ -174,7 +174,7 @@ def evaluate(args):
     gan, _, note = checkpoint.load(args.run, data, backend="numpy")
     say_damage(note)
     n = metrics.how_many(data)
-    labels = gan.draw_labels(n, np.random.default_rng(args.seed)) if gan.conditional else None
+    labels = gan.draw_labels(n, np.random.default_rng([args.seed, 1])) if gan.conditional else None
     fake = gan.sample(n, args.seed, not args.last, labels)
     try:
         scores = metrics.evaluate(data, fake, reference=True)

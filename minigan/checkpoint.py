@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,10 @@ def load(folder, data=None, **changed):
             f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a finished or stopped run"
         )
     try:
-        if data is not None and data.fingerprint() != meta["data"]["fingerprint"]:
+        known = [] if data is None else [data.fingerprint()]
+        if data is not None and not meta["data"].get("label_shares"):  # labels that the run has not been told of
+            known.append(replace(data, labels=None, label_shares=None).fingerprint())
+        if data is not None and meta["data"]["fingerprint"] not in known:
             raise MiniganError(
                 f"the data '{data.name}' is not what the run in {folder} was trained on; restore it, or start a new run"
             )
@@ -208,7 +212,9 @@ def _restore(gan, arrays, meta, data):
 
 def _label_shares(about):
     """{label: share}; JSON has made texts of all labels, also of whole numbers."""
-    return {whole_or_text(label): share for label, share in (about.get("label_shares") or {}).items()} or None
+    shares = about.get("label_shares") or {}
+    whole = {whole_or_text(label): share for label, share in shares.items()}
+    return (whole if all(isinstance(label, int) for label in whole) else shares) or None
 
 
 def _copy(arrays, name, out, backend):

@@ -47,9 +47,9 @@ class Dataset:
     density: Callable | None = None  # 1-D streams: p(x), float64, for x of any shape
     columns: list[str] | None = None  # a table's header
     X_test: np.ndarray | None = None  # (M, features) float32, rows held out by the set's authors
-    labels_test: np.ndarray | None = None  # (M,) int64
+    labels_test: np.ndarray | None = None  # (M,), as labels
     X_valid: np.ndarray | None = None  # (L, features) float32, rows kept from training to choose something with
-    label_shares: dict | None = None  # {label: its share of the rows}; from the labels, if there are any
+    label_shares: dict | None = None  # {label: its share of the rows}; from the labels, or of a stream's parts
 
     def __post_init__(self):
         if self.label_shares is None and self.labels is not None:
@@ -71,11 +71,13 @@ class Dataset:
 
         Raises MiniganError for a label that the data do not have.
         """
-        classes = list(self.label_shares)
-        hot = (np.asarray(labels)[:, None] == classes).astype(np.float32)
+        classes, labels = list(self.label_shares), np.asarray(labels)
+        if isinstance(classes[0], str):
+            labels = labels.astype(str)
+        hot = (labels[:, None] == classes).astype(np.float32)
         if not hot.any(axis=1).all():
-            wrong = np.asarray(labels)[~hot.any(axis=1)][0]
-            raise MiniganError(f"{self.name} has no label {wrong}: give one of {', '.join(map(str, classes))}")
+            wrong = files.listed([str(labels[~hot.any(axis=1)][0])])
+            raise MiniganError(f"{self.name} has no label {wrong}: give one of {files.listed(map(str, classes))}")
         return hot
 
     def fingerprint(self) -> str:
@@ -202,7 +204,8 @@ def _labels(labels, n, name):
         )
     if labels.dtype.kind == "U":
         classes, which = np.unique(labels, return_inverse=True)
-        return np.array([whole_or_text(c) for c in classes.tolist()])[which]
+        whole = [whole_or_text(c) for c in classes.tolist()]
+        return np.array(whole)[which] if all(isinstance(c, int) for c in whole) else labels
     return labels.astype(np.int64)
 
 

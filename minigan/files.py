@@ -455,9 +455,16 @@ def _find_column(path, wanted, columns, width):
     """Where the column with this name, or this number, from 1, stands: its index."""
     if columns and columns.count(wanted) == 1:
         return columns.index(wanted)
-    if wanted.isdecimal() and 1 <= int(wanted) <= width:
+    if wanted in map(str, range(1, width + 1)):
         return int(wanted) - 1
-    there = f"it has {listed(columns)}" if columns else f"it has no header, so give a number from 1 to {width}"
+    there = (
+        f"it has {listed(columns)}"
+        if columns
+        else (
+            f"its first row is taken for data, as it holds a number, so give a number from 1 to {width}, "
+            "or names of words"
+        )
+    )
     raise MiniganError(f"{path} has no single column '{wanted}' for --label-column: {there}")
 
 

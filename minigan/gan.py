@@ -137,7 +137,7 @@ class GAN(Options):
     def _backward_G(self, tape):
         dlogits = losses.generator_gradient(tape.out, self.dlogits_G, self.loss, self.xp)
         dx_fake = self.D.backward(dlogits, tape)
-        if self.conditional:  # without the labels' columns; in one piece, or CuPy would copy it in each product
+        if self.dx_fake is not None:  # without the labels' columns; in one piece, or CuPy would copy it in each product
             self.dx_fake[...] = dx_fake[:, : self.data.features]
             dx_fake = self.dx_fake
         self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
@@ -330,7 +330,7 @@ class GAN(Options):
                 f"a conditional GAN needs labels and '{data.name}' has none; give a .csv file with --label-column, a "
                 ".npz file with an array 'labels', or a folder of images in subfolders, or leave --conditional out"
             )
-        if self.conditional and data.X is not None and 2 * len(data.label_shares) > len(data.X):
+        if self.conditional and data.X is not None and len(data.label_shares) > max(20, len(data.X) // 2):
             raise MiniganError(
                 f"'{data.name}' has {len(data.label_shares)} different labels in {len(data.X)} rows, too many to learn "
                 "each of them; choose a column of classes, or leave --conditional out"

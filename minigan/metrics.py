@@ -459,8 +459,9 @@ def collapse_signs(dataset, fake, seed=0):
     """What speaks for mode collapse: phrases such as "3 of 8 modes are nearly empty"; none if nothing does.
 
     dataset: see data.py; fake (N, features), samples in its units, 500 or more. Looked for are a spread (the root of
-    the mean variance of a column, in the network's units) below half of the real one, and modes or, by the nearest
-    real row, classes that have less than a quarter of the samples due to them. `seed` picks the real rows.
+    the mean variance of a column, in the network's units) below half of the real one, and modes or classes, by a
+    stream's own rule or by the nearest real row, that have less than a quarter of the samples due to them.
+    `seed` picks the real rows.
     """
     most = len(fake) if dataset.X is None else min(len(fake), len(dataset.X))
     real = dataset.normalise(dataset.real_samples(most, seed))

@@ -54,7 +54,8 @@ def samples(path, dataset, fake, probability=None, title=None, labels=None):
     """
     fake = _check(dataset, fake)
     if dataset.image_shape is not None:
-        order = [] if labels is None else [str(label) for label, _ in itertools.groupby(labels)]
+        shown = [] if labels is None else labels[: images_shown(dataset.image_shape, len(fake))]
+        order = [str(label) for label, _ in itertools.groupby(shown)]
         if len(order) == len(set(order)) > 1:
             title = f"{title + '; ' if title else ''}in reading order: {', '.join(order)}"
         return _write(path, _png(_captioned(_image_grid(dataset, fake, width=600), title)))
@@ -537,15 +538,17 @@ def _style(ax):
 # ---- pixels and files --------------------------------------------------------------------------------------
 
 
+def images_shown(shape, n, most=100):
+    """How many of n images of this shape a picture shows, the first ones."""
+    # Past this many values a PNG no longer stays below 300 kB: show fewer, larger images instead.
+    shown = min(n, most, max(1, 250_000 // math.prod(shape)))
+    return shown if shown == n else math.isqrt(shown) ** 2  # there are more to choose from: fill the square
+
+
 def _image_grid(dataset, fake, width, most=100, smooth=True):
     """The first images as a square grid about `width` pixels wide: uint8 (H, W) or (H, W, 3)."""
-    shape = dataset.image_shape
-    # Past this many values a PNG no longer stays below 300 kB: show fewer, larger images instead.
-    n = min(len(fake), most, max(1, 250_000 // math.prod(shape)))
+    shape, n = dataset.image_shape, images_shown(dataset.image_shape, len(fake), most)
     side = math.ceil(math.sqrt(n))
-    if n < len(fake) and side * side > n:  # there are more to choose from: fill the square
-        side -= 1
-        n = side * side
     scale = min(12, max(1, round(width / (side * shape[1]))))
     images = fake[:n].reshape(n, *shape)
     if smooth and len(shape) == 2 and max(shape) <= SMALL:

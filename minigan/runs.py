@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigan import GAN, MiniganError, __version__, checkpoint, files, load, metrics, parallel
+from minigan import GAN, MiniganError, __version__, checkpoint, files, load, metrics, parallel, plots
 from minigan.backend import Backend
 from minigan.files import write
 from minigan.options import Options
@@ -87,6 +87,8 @@ class Run:
         self.save_every = options["save_every"] or max(1, gan.steps // 10)
         self.frame_every = max(1, gan.steps // 60)
         self.shown = 100 if data.image_shape else 2000  # samples in samples.png
+        if data.image_shape and gan.conditional:  # of each class some, also where large images leave room for few
+            self.shown = plots.images_shown(data.image_shape, 10**9)
         self.frames, self.frame_steps, self.frame_surfaces = [], [], []
 
     @classmethod
@@ -237,8 +239,6 @@ class Run:
 
     def draw_samples(self):
         """samples.png, from the same z each time; every picture is kept in samples/."""
-        from minigan import plots
-
         path, title = self.folder / "samples.png", f"{self.data.name}, step {self.gan.step:,}"
         plots.samples(path, self.data, self.fixed_samples(), self.gan.probability, title, self.fixed_labels())
         self.picture().parent.mkdir(exist_ok=True)
@@ -260,8 +260,6 @@ class Run:
         """One more frame for the animation."""
         if self.gan.ranks.rank > 0:
             return
-        from minigan import plots
-
         self.frames.append(self.fixed_samples()[self.in_a_frame()])
         self.frame_steps.append(self.gan.step)
         if self.data.features <= 2:
@@ -287,8 +285,6 @@ class Run:
 
     def draw_animation(self):
         """training.gif"""
-        from minigan import plots
-
         plots.animate(
             self.folder / "training.gif",
             self.data,
@@ -300,8 +296,6 @@ class Run:
 
     def draw_curves(self):
         """curves.png, from metrics.csv."""
-        from minigan import plots
-
         log = self.folder / "metrics.csv"
         if len(list(rows_until(self.gan.step, log))) < 2:  # somebody has emptied it
             return
@@ -311,7 +305,7 @@ class Run:
     def score(self):
         """Write scores.json, the last file of a run; returns lines for a person."""
         gan, n = self.gan, metrics.how_many(self.data)
-        labels = gan.draw_labels(n, np.random.default_rng(gan.seed)) if gan.conditional else None
+        labels = gan.draw_labels(n, np.random.default_rng([gan.seed, 1])) if gan.conditional else None
         fake = gan.sample(n, seed=gan.seed, labels=labels)
         try:
             scores = metrics.evaluate(self.data, fake)

@@ -45,4 +45,6 @@ def quick_claims_of(request):
     paths = [item.callspec.params["path"] for item in request.session.items if is_claim(item)]
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     yield {path: pool.submit(quick_claims, path) for path in paths}
+    for worker in multiprocessing.active_children():  # after -x or Ctrl-C nobody wants the rest
+        worker.terminate()
     pool.shutdown(cancel_futures=True)

@@ -83,6 +83,23 @@ def test_labels_may_be_texts(tmp_path):
     assert list(again.label_shares) == [-1, 3, 7] and again.labels.dtype == np.int64
 
 
+def test_labels_that_mix_words_and_whole_numbers_stay_texts(tmp_path):
+    data = from_array(clouds().X, np.array(["1", "other", "007"] * 200))
+    assert list(data.label_shares) == ["007", "1", "other"]
+    checkpoint.save(tmp_path, GAN(**SMALL).build(data))
+    gan = checkpoint.load(tmp_path)[0]
+    assert gan.data.label_shares == data.label_shares
+    assert np.array_equal(gan.sample(3, seed=0, labels=1), gan.sample(3, seed=0, labels="1"))
+
+
+def test_a_run_that_knew_no_labels_goes_on_with_data_that_have_some(tmp_path):
+    data = clouds()
+    checkpoint.save(tmp_path, GAN(**SMALL | {"conditional": False}).build(from_array(data.X, name=data.name)))
+    assert checkpoint.load(tmp_path, data)[0].data.labels is not None
+    with pytest.raises(MiniganError, match="not what the run"):
+        checkpoint.load(tmp_path, clouds(seed=1))
+
+
 def test_it_learns_which_label_is_where():
     data = clouds()
     gan = GAN(**SMALL | {"batch_size": 64}, steps=1500, lr=0.05, r1=0.1).fit(data)
@@ -141,7 +158,7 @@ def test_a_saved_one_samples_without_its_data(tmp_path):
         (lambda gan: GAN(**SMALL).build(np.zeros((20, 2))), "needs labels and 'array' has none"),
         (lambda gan: GAN(**SMALL | {"conditional": False}).build(clouds()).sample(2, labels=4), "knows no labels"),
         (lambda gan: GAN(conditional="yes"), "conditional is 'yes'"),
-        (lambda gan: GAN(**SMALL).build(from_array(np.eye(20), np.arange(20))), "20 different labels in 20 rows"),
+        (lambda gan: GAN(**SMALL).build(from_array(np.eye(30), np.arange(30))), "30 different labels in 30 rows"),
     ],
 )
 def test_what_it_refuses(do, said):

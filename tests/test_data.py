@@ -531,7 +531,7 @@ def test_a_column_of_a_table_may_be_labels(tmp_path, text, column, columns, labe
     [
         ("a,b\n1,2\n", "c", "no single column 'c' for --label-column: it has a, b"),
         ("a,a\n1,2\n", "a", "no single column 'a'"),
-        ("1,2\n", "c", "it has no header, so give a number from 1 to 2"),
+        ("1,2\n", "c", "so give a number from 1 to 2, or names of words"),
         ("1,2\n", "3", "no single column '3'"),
         ("1,2\n", "0", "no single column '0'"),
         ("a,b\n1,\n", "b", "an empty cell in its column of labels, b"),

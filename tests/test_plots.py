@@ -109,6 +109,9 @@ def test_images_class_by_class_tell_their_order(tmp_path, monkeypatch):
     fake = dataset.real_samples(4, 1)
     for labels, title in ((["a", "a", "b", "c"], "t"), ([3, 3, 1, 1], None), ([1, 2, 1, 2], "t"), ([1] * 4, "t")):
         plots.samples(tmp_path / "a.png", dataset, fake, title=title, labels=np.array(labels))
+    many = np.random.default_rng(0).random((200, fake.shape[1]))
+    plots.samples(tmp_path / "a.png", dataset, many, title="t", labels=np.arange(200) // 50)  # 100 are shown
+    assert titles.pop() == "t; in reading order: 0, 1" and plots.images_shown((64, 64, 3), 10**9) == 16
     assert titles == ["t; in reading order: a, b, c", "in reading order: 3, 1", "t", "t"]
 
 
