@@ -187,6 +187,16 @@ def test_the_command_line(tmp_path, capsys):
     assert "'swiss-roll' has none" in capsys.readouterr().err and not (tmp_path / "roll").exists()
 
 
+def test_the_labels_of_samples_do_not_depend_on_their_z(tmp_path, monkeypatch):
+    """One stream for both would give uniform z of one sign to each of two labels."""
+    checkpoint.save(tmp_path, GAN(**SMALL | {"latent_dim": 2, "prior": "uniform"}).build(load("moons")))
+    seen, decode = [], GAN.decode
+    monkeypatch.setattr(GAN, "decode", lambda gan, z, *rest: seen.append((z, rest[1])) or decode(gan, z, *rest))
+    assert main(["sample", str(tmp_path), "-n", "4000", "-o", str(tmp_path / "out.npz")]) == 0
+    z, labels = seen[0]
+    assert np.abs(np.corrcoef(z.T, labels)[2, :2]).max() < 0.08
+
+
 def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data, names = clouds(), {-1: "pear", 4: "apple", 7: "fig"}
