@@ -92,6 +92,12 @@ def parser():
         "--conditional", action="store_true", default=None, help="learn p(x|label): labels go into both networks"
     )
     g.add_argument(
+        "--clusters",
+        type=int,
+        metavar="N",
+        help="learn p(x|cluster), of so many clusters that k-means finds in the data, without labels",
+    )
+    g.add_argument(
         "--init-G",
         metavar="HOW",
         type=number_or_name,

@@ -23,7 +23,7 @@ from minigan.mlp import parse_layers
 
 NAME, PREVIOUS = "checkpoint.npz", "previous-checkpoint.npz"
 FORMAT = 1
-ALSO = ("order", "shift", "scale")  # arrays of a checkpoint that training does not change in place
+ALSO = ("order", "shift", "scale", "centres")  # arrays of a checkpoint that training does not change in place
 MEMORY, MEMORY_PER_BYTE = 2**30, 1000  # a checkpoint may ask for this much, and as much for each byte of its own
 
 
@@ -127,6 +127,8 @@ def _state(gan):
     order, position = gan.batches.state()
     arrays = {name: gan.backend_used.to_host(array) for name, array in _live_arrays(gan).items()}
     arrays.update(order=order, shift=gan.data.shift, scale=gan.data.scale)
+    if gan.clusters:
+        arrays["centres"] = gan.centres
     meta = {
         "format": FORMAT,
         "version": __version__,
@@ -140,6 +142,7 @@ def _state(gan):
             "name": gan.data.name, "features": gan.data.features, "image_shape": gan.data.image_shape,
             "columns": gan.data.columns, "label_shares": gan.data.label_shares, "fingerprint": gan.data.fingerprint(),
         },
+        "cluster_shares": gan.classes.label_shares if gan.clusters else None,
     }  # fmt: skip
     return arrays, meta
 
@@ -147,7 +150,7 @@ def _state(gan):
 def _check_sizes(gan, arrays, meta, data, size):
     """Raise MiniganError, before any memory is taken, if the options ask for what a file of this size cannot be of."""
     features, m, itemsize = meta["data"]["features"], gan.batch_size // gan.ranks.size, np.dtype(gan.dtype).itemsize
-    classes = len(_label_shares(meta["data"]) or {}) if gan.conditional else 0
+    classes = len(_label_shares(meta["data"].get("label_shares")) or {}) if gan.conditional else gan.clusters
     asked = 3 * m * gan.report_every
     for name, layers, passes in (
         ("theta_G", parse_layers(gan.generator, gan.latent_dim + classes, features), 1),
@@ -157,9 +160,9 @@ def _check_sizes(gan, arrays, meta, data, size):
         if arrays[name].shape != (n,):
             _refuse(name, arrays[name], gan.dtype, (n,))
         asked += passes * m * sum(layer.n_out for layer in layers)
-    for name in ("shift", "scale"):
-        if arrays[name].shape != (features,):
-            _refuse(name, arrays[name], "float32", (features,))
+    for name, wanted in {"shift": (features,), "scale": (features,), "centres": (classes, features)}.items():
+        if (name != "centres" or gan.clusters) and arrays[name].shape != wanted:
+            _refuse(name, arrays[name], "float32", wanted)
     if asked * itemsize > MEMORY + MEMORY_PER_BYTE * size:
         raise MiniganError(
             f"a checkpoint of {size} bytes asks for {asked * itemsize} bytes of memory (batch size {m}, report-every "
@@ -184,9 +187,10 @@ def _restore(gan, arrays, meta, data):
     trained_on = data or Dataset(
         name=about["name"], features=about["features"], columns=about["columns"],
         image_shape=about["image_shape"] and tuple(about["image_shape"]),
-        shift=arrays["shift"], scale=arrays["scale"], label_shares=_label_shares(about),
+        shift=arrays["shift"], scale=arrays["scale"],
+        label_shares=_label_shares(about.get("label_shares")),
     )  # fmt: skip
-    gan.build(trained_on, start=False)
+    gan.build(trained_on, False, arrays.get("centres"), _label_shares(meta.get("cluster_shares")))
     gan.step, gan.saved_on = meta["step"], meta["backend"]
     live = _live_arrays(gan)
     unknown = [name for name in arrays if not (name in live or name in ALSO or name.startswith("extra/"))]
@@ -210,9 +214,9 @@ def _restore(gan, arrays, meta, data):
             setattr(gan.rng, name, gan.backend_used.generator(np.random.SeedSequence([gan.seed, gan.step])))
 
 
-def _label_shares(about):
+def _label_shares(shares):
     """{label: share}; JSON has made texts of all labels, also of whole numbers."""
-    shares = about.get("label_shares") or {}
+    shares = shares or {}
     whole = {whole_or_text(label): share for label, share in shares.items()}
     return (whole if all(isinstance(label, int) for label in whole) else shares) or None
 

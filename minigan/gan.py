@@ -13,11 +13,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from minigan import losses
+from minigan import clusters, losses
 from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
+from minigan.metrics import nearest_neighbours
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
@@ -65,8 +66,8 @@ class GAN(Options):
     def discriminator_step(self, x_real=None):
         """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
 
-        x_real (m, features) in the network's units, one-hot labels behind it if conditional; None takes the next
-        minibatch of the data.
+        x_real (m, features) in the network's units, one-hot labels or clusters behind it if there are any; None
+        takes the next minibatch of the data.
         """
         self.discriminator_gradient(x_real)
         self._descend_D()
@@ -112,7 +113,7 @@ class GAN(Options):
     def _generate(self):
         """G(z) (m, features) for m fresh samples z of the prior; G(z|c) with the labels c of the last real rows."""
         z = self.draw_z()
-        if self.conditional:
+        if z is not self.tape_G.x:
             z = self._beside_labels(z, self.tape_G.x)
         return self.G.forward(z, self.tape_G, self.ranks.share(self.rng.dropout))
 
@@ -197,24 +198,24 @@ class GAN(Options):
         """n samples (n, features), float32, in the data's own units (pixels in [0, 1]), on the host.
 
         ``seed`` fixes z, equal on every backend; None draws on, without touching the training's random numbers.
-        average=False uses the last weights and not their average. ``labels``, of a conditional GAN: one for all, or
-        (n,); None draws them as often as the data have them.
+        average=False uses the last weights and not their average. ``labels``, of a conditional GAN, or clusters: one
+        for all, or (n,); None draws them as often as the data have them.
         """
         self._need_networks()
         rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
         z = draw_prior(rng, np.empty((n, self.latent_dim), self.dtype), self.prior)
-        if self.conditional and labels is None:
+        if self.classes is not None and labels is None:
             labels = self.draw_labels(n, rng)
         return self.decode(z, average, labels)
 
     def draw_labels(self, n, rng):
         """n labels (n,) of the data's classes, as often as the data have them; rng: a host generator."""
-        return rng.choice(list(self.data.label_shares), n, p=list(self.data.label_shares.values()))
+        return rng.choice(list(self.classes.label_shares), n, p=list(self.classes.label_shares.values()))
 
     def labels_to_look_at(self, n):
         """n labels (n,) class by class, for a picture: of images all classes about equally often, of others as often
         as the data have them, because they are drawn upon the data."""
-        classes, shares = (np.array(list(part)) for part in zip(*self.data.label_shares.items(), strict=True))
+        classes, shares = (np.array(list(part)) for part in zip(*self.classes.label_shares.items(), strict=True))
         upto = np.cumsum(np.ones(len(shares)) if self.data.image_shape else shares)
         return classes[np.searchsorted(upto / upto[-1], (np.arange(n) + 0.5) / n)]
 
@@ -229,22 +230,26 @@ class GAN(Options):
         """D(x) (n,), the probability that a row of x (n, features), in the data's own units, is real.
 
         Of a conditional GAN D(x|labels); without labels the mean over the classes, each by its share of the data.
+        With clusters D(x|cluster), each row in its own.
         """
         self._need_networks()
         if self.conditional and labels is None:
             return sum(share * self.probability(x, label) for label, share in self.data.label_shares.items())
-        logits = self._in_blocks(self.D, self._with_labels(self.data.normalise(x), labels))
+        x = self.data.normalise(x)
+        if self.clusters and labels is None:
+            labels = nearest_neighbours(x, self.centres)[0]
+        logits = self._in_blocks(self.D, self._with_labels(x, labels))
         return losses.sigmoid(logits[:, 0])
 
     def _with_labels(self, x, labels):
-        """x (n, columns) with the one-hot labels behind it; x itself if the GAN is not conditional."""
-        if not self.conditional:
+        """x (n, columns) with the one-hot labels behind it; x itself if the GAN has none."""
+        if self.classes is None:
             if labels is not None:
                 raise MiniganError("this GAN knows no labels; leave them out, or train one with conditional=True")
             return x
         if labels is None:
-            raise MiniganError("a conditional GAN needs labels; give one for all rows or one for each")
-        return np.concatenate([x, self.data.one_hot(np.broadcast_to(labels, len(x)))], axis=1)
+            raise MiniganError("this GAN needs labels, or clusters; give one for all rows or one for each")
+        return np.concatenate([x, self.classes.one_hot(np.broadcast_to(labels, len(x)))], axis=1)
 
     def _in_blocks(self, net, x, params=None, block=1024):
         """The output of net for host rows x of any number, without dropout, on the host."""
@@ -302,10 +307,11 @@ class GAN(Options):
 
     # -- Construction and state ------------------------------------------------------------------------
 
-    def build(self, X, start=True):
+    def build(self, X, start=True, centres=None, shares=None):
         """Make the networks, optimisers, tapes and random generators for X (as in ``fit``), and return self.
 
-        start=False leaves out what only a fresh start needs, for ``checkpoint`` to fill in.
+        start=False leaves out what only a fresh start needs, for ``checkpoint`` to fill in; ``centres`` and
+        ``shares``, as in ``clusters.in_clusters``, are those that the run has found.
         """
         self.data = data = X if isinstance(X, Dataset) else from_array(X)
         if data.X is not None and self.batch_size > len(data.X):
@@ -335,6 +341,10 @@ class GAN(Options):
                 f"'{data.name}' has {len(data.label_shares)} different labels in {len(data.X)} rows, too many to learn "
                 "each of them; choose a column of classes, or leave --conditional out"
             )
+        self.centres, self.classes = None, data if self.conditional else None  # whose labels stand beside z and x
+        if self.clusters:
+            self.centres = clusters.find(data, self.clusters, self.seed) if centres is None else centres
+            self.classes = clusters.in_clusters(data, self.centres, shares)
         beside_z, beside_x = self.columns_beside()
         G_layers = parse_layers(
             self.generator, self.latent_dim + beside_z, data.features, "sigmoid" if data.image_shape else None, xp
@@ -367,14 +377,15 @@ class GAN(Options):
         return self
 
     def columns_beside(self):
-        """(beside z in G's input, beside x in D's): how many columns more; a conditional GAN has one for each class."""
-        classes = len(self.data.label_shares) if self.conditional else 0
+        """(beside z in G's input, beside x in D's): how many columns more; one for each class or cluster."""
+        classes = 0 if self.classes is None else len(self.classes.label_shares)
         return classes, classes
 
     def _make_batches(self):
         """What writes the next real rows, and what stands beside them, into D's input."""
+        labelled = self.classes is not None
         return Batches(
-            self.data, self.batch_size, self.backend_used, self.rng, self.dtype, self.ranks, self.conditional
+            self.classes or self.data, self.batch_size, self.backend_used, self.rng, self.dtype, self.ranks, labelled
         )
 
     def _start_at_mean(self):

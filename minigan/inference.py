@@ -38,7 +38,7 @@ class Encoder:
 
     It runs on the host, in the GAN's dtype, with Adam and a learning rate that falls linearly to 0. ``error_z`` and
     ``error_x`` are the two terms of the last minibatch, without the weight. Raises MiniganError, one sentence, for an
-    option that makes no sense and for a conditional or masked GAN, and Diverged if training does.
+    option that makes no sense and for a GAN with labels, clusters or masks, and Diverged if training does.
     """
 
     gan: GAN
@@ -52,7 +52,9 @@ class Encoder:
     def __post_init__(self):
         self.gan._need_networks()
         if any(self.gan.columns_beside()):
-            raise MiniganError("an Encoder predicts z, and this GAN's G takes labels or masks too; give a plain one")
+            raise MiniganError(
+                "an Encoder predicts z, and this GAN's G takes labels, clusters or masks too; give a plain one"
+            )
         for names, makes_sense, wanted in RULES:
             for name in names.split():
                 if hasattr(self, name) and not makes_sense(getattr(self, name)):

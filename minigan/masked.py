@@ -28,13 +28,13 @@ class MaskedGAN(GAN):
     ``masks(rng, n, data)`` gives the masks to train with, (n, features) of 0 and 1, fresh ones for each minibatch;
     None: ``draw_masks``. Options, ``fit`` and the rest are GAN's; wherever a conditional GAN has the labels beside x,
     this one has the mask: ``labels`` (m, features) are the last real rows' masks. ``checkpoint`` does not know it.
-    Raises MiniganError for conditional=True, another backend than NumPy, or several processes.
+    Raises MiniganError for conditional=True, clusters, another backend than NumPy, or several processes.
     """
 
     def __init__(self, masks=None, **options):
         super().__init__(**{"backend": "numpy", **options})
-        if self.conditional or self.backend != "numpy" or self.ranks.size > 1:
-            raise MiniganError("a masked GAN has conditional False, backend 'numpy' and one process; leave them so")
+        if self.conditional or self.clusters or self.backend != "numpy" or self.ranks.size > 1:
+            raise MiniganError("a masked GAN has conditional False, clusters 0, backend 'numpy' and one process; keep them")
         if not (masks is None or callable(masks)):
             raise MiniganError(f"masks is {masks!r}; it must be a function of (rng, n, data), or None")
         self.masks = masks or draw_masks

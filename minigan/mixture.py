@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minigan.clusters import far_rows
 from minigan.errors import MiniganError
 from minigan.metrics import nearest_neighbours
 from minigan.mlp import Vector
@@ -125,15 +126,8 @@ class GaussianMixture:
             self.whiteners[k] = axes / np.sqrt(np.maximum(variances, self.floor))
 
     def _start(self, X):
-        """Means on rows far from one another (k-means++, Arthur and Vassilvitskii 2007), one step with hard shares."""
-        rng = np.random.default_rng(self.seed)
-        means = X[rng.integers(len(X), size=1)]
-        while len(means) < self.components:
-            squares = nearest_neighbours(X, means)[1] ** 2
-            total = squares.sum()
-            row = rng.choice(len(X), p=squares / total if total else None)
-            means = np.concatenate([means, X[row : row + 1]])
-        nearest = nearest_neighbours(X, means)[0]
+        """Means on rows far from one another, as k-means++ has them, then one step with hard shares."""
+        nearest = nearest_neighbours(X, far_rows(X, self.components, np.random.default_rng(self.seed)))[0]
         self._maximise(X, np.eye(self.components)[nearest])
 
     # -- Samples ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ class Options:
     latent_dim: int = 32
     prior: str = "normal"  # of z; or "uniform", "spherical", "signs": see gan.draw_prior
     conditional: bool = False  # p(x|c): the data's labels, one-hot, go into both networks beside z and x
+    clusters: int = 0  # so many clusters, found by k-means, go in instead of labels; 0: none
     steps: int = 20_000  # iterations of Algorithm 1
     batch_size: int = 64  # m
     k: int = 1  # discriminator steps per generator step
@@ -61,6 +62,8 @@ class Options:
             parse_layers(text, 1, 1)
         if self.update == "simultaneous" and self.k != 1:
             raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {self.k}")
+        if self.conditional and self.clusters:
+            raise MiniganError(f"clusters {self.clusters} stand in for labels, and conditional uses labels; choose one")
 
 
 def _number(v):
@@ -85,6 +88,7 @@ RULES = (  # names, test, what is wanted
         "a whole number, 1 or more",
     ),
     ("conditional", lambda v: isinstance(v, bool), "true or false"),
+    ("clusters", lambda v: _whole(v) and v >= 0 and v != 1, "a whole number, 2 or more, or 0 for none"),
     ("seed", lambda v: _whole(v) and v >= 0, "a whole number, 0 or more"),
     ("lr lr_D", lambda v: _number(v) and v > 0, "a number above 0"),
     ("lr_end", lambda v: _number(v) and 0 <= v <= 1, "a fraction of lr, from 0 to 1"),

@@ -134,6 +134,7 @@ def test_masks_of_tables_and_of_images():
     "do, said",
     [
         (lambda gan: MaskedGAN(conditional=True), "conditional False"),
+        (lambda gan: MaskedGAN(clusters=3), "clusters 0"),
         (lambda gan: MaskedGAN(backend="auto"), "backend 'numpy'"),
         (lambda gan: MaskedGAN(masks="half"), "masks is 'half'"),
         (lambda gan: MaskedGAN(**SMALL).complete(table(2), [1, 0, 1]), "no networks yet"),

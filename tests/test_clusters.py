@@ -1,0 +1,127 @@
+"""Clusters found by k-means in place of labels."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minigan import GAN, MiniganError, checkpoint, clusters, load, metrics
+from minigan.__main__ import main
+from minigan.data import from_array
+from train import main as train
+
+SMALL = dict(
+    generator="16, relu", discriminator="16, leaky_relu 0.2", latent_dim=3, batch_size=32, clusters=3, backend="numpy"
+)
+PLACES = np.array([(0.0, 5.0), (3.0, 0.0), (-3.0, -1.0)])
+SHARES = np.array([0.5, 0.3, 0.2])
+
+
+def clouds(n=600, seed=0, labels=None):
+    rng = np.random.default_rng(seed)
+    return from_array(PLACES[rng.choice(3, n, p=SHARES)] + 0.2 * rng.standard_normal((n, 2)), labels, name="clouds")
+
+
+def order(gan):
+    """Which cluster is at which of PLACES."""
+    return metrics.nearest_neighbours(PLACES, gan.data.denormalise(gan.centres))[0]
+
+
+def test_kmeans_finds_what_is_apart_and_its_centres_are_means():
+    X = clouds().X
+    for seed in range(5):
+        centres = clusters.kmeans(X, 3, np.random.default_rng(seed))
+        nearest, distance = metrics.nearest_neighbours(PLACES, centres)
+        assert sorted(nearest) == [0, 1, 2] and distance.max() < 0.1
+    X = np.random.default_rng(0).random((500, 2))  # nothing is apart here
+    centres = clusters.kmeans(X, 7, np.random.default_rng(1))
+    nearest = metrics.nearest_neighbours(X, centres)[0]
+    assert np.allclose(centres, [X[nearest == j].mean(0) for j in range(7)])
+
+
+def test_the_first_rows_are_far_from_one_another():
+    X = np.concatenate([np.zeros((998, 2)), [[1.0, 0.0]], [[0.0, 1.0]]])
+    for seed in range(20):  # a row that is there already has no chance
+        assert len(np.unique(clusters.far_rows(X, 3, np.random.default_rng(seed)), axis=0)) == 3
+
+
+def test_a_cluster_that_loses_its_rows_gets_others():
+    X = np.array([[0.0], [0.1], [10.0], [10.1], [50.0]])
+
+    class Rigged:  # chooses rows of which one is nobody's nearest
+        def integers(self, n, size):
+            return np.array([0])
+
+        def choice(self, n, p):
+            return 0
+
+    centres = clusters.kmeans(X, 3, Rigged())
+    assert np.allclose(np.sort(centres[:, 0]), [0.05, 10.05, 50])
+
+
+def test_clusters_go_where_labels_go_and_no_label_is_looked_at():
+    data = clouds()
+    gan = GAN(**SMALL, r1=0.1).build(data)
+    assert (gan.G.n_in, gan.G.n_out, gan.D.n_in) == (3 + 3, 2, 2 + 3)
+    gan.train_step()
+    x, hot = data.denormalise(gan.tape_D.x[:32, :2]), gan.tape_D.x[:32, 2:]
+    where = metrics.nearest_neighbours(x, PLACES)[0]
+    assert np.array_equal(hot, np.eye(3)[order(gan)[where]]) and len(set(where)) == 3
+    assert np.array_equal(gan.tape_D.x[32:, 2:], hot) and np.array_equal(gan.tape_G.x[:, 3:], hot)
+    misled = GAN(**SMALL, r1=0.1).build(clouds(labels=np.arange(600) % 2))
+    misled.train_step()
+    assert np.array_equal(misled.G.theta, gan.G.theta)
+
+
+def test_samples_come_from_each_cluster_by_its_share():
+    gan = GAN(**SMALL, steps=1500, lr=0.05, r1=0.1).fit(clouds(6000))
+    x = gan.sample(4000, seed=0)
+    found = np.bincount(metrics.nearest_neighbours(x, PLACES)[0]) / 4000
+    assert np.abs(found - SHARES).max() < 0.03
+    for place, cluster in zip(PLACES, order(gan), strict=True):
+        assert np.abs(gan.sample(200, seed=0, labels=cluster).mean(0) - place).max() < 0.4
+    one_each = gan.probability(PLACES, labels=order(gan))
+    assert np.allclose(gan.probability(PLACES), one_each)  # each row in its own cluster
+    assert not np.allclose(gan.probability(PLACES, labels=np.roll(order(gan), 1)), one_each)
+
+
+@pytest.mark.parametrize("name, changed", [("digits", {}), ("ring", {"clusters": 16})])
+def test_a_saved_run_goes_on_bit_for_bit_and_samples_without_its_data(tmp_path, name, changed):
+    data, options = load(name), SMALL | changed
+    whole = GAN(**options, steps=12).fit(data)
+    half = GAN(**options, steps=12).build(data)
+    for _ in range(6):
+        half.train_step()
+    checkpoint.save(tmp_path, half)
+    again = checkpoint.load(tmp_path, data)[0]
+    for _ in range(6):
+        again.train_step()
+    assert np.array_equal(again.G.theta, whole.G.theta) and np.array_equal(again.D.theta, whole.D.theta)
+    alone = checkpoint.load(tmp_path)[0]
+    assert np.array_equal(alone.sample(20, seed=1), half.sample(20, seed=1))
+    x = data.real_samples(20, seed=0)
+    assert np.array_equal(alone.probability(x), half.probability(x))
+    with pytest.raises(MiniganError, match="not what the run"):
+        checkpoint.load(tmp_path, clouds())
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    np.save(tmp_path / "clouds.npy", clouds().X)
+    run = tmp_path / "run"
+    options = "--generator 8,relu --discriminator 8,relu --batch-size 16 --report-every 5 --quiet --gif".split()
+    data = ["--data", str(tmp_path / "clouds.npy"), "--backend", "numpy"]
+    assert train([*data, *options, "--clusters", "4", "--steps", "10", "--out", str(run)]) == 0
+    assert json.loads((run / "config.json").read_text())["clusters"] == 4
+    assert "label_agreement" not in json.loads((run / "scores.json").read_text())
+    assert train(["--resume", str(run), "--steps", "12", "--quiet"]) == 0
+    assert main(["sample", str(run), "-n", "30", "-o", str(tmp_path / "x.csv")]) == 0
+    assert (tmp_path / "x.csv").read_text().splitlines()[0] == "x0,x1"  # clusters are nobody's labels
+    assert main(["evaluate", str(run)]) == 0
+    for wrong, sentence in (
+        (["--clusters", "1"], "clusters is 1; it must be a whole number, 2 or more, or 0 for none"),
+        (["--clusters", "4", "--conditional"], "clusters 4 stand in for labels, and conditional uses labels"),
+        (["--clusters", "601"], "601 clusters cannot be found in 'clouds.npy', whose rows are of 600 kinds"),
+    ):
+        capsys.readouterr()
+        assert train([*data, *options, *wrong, "--out", str(tmp_path / "none")]) == 2
+        assert sentence in capsys.readouterr().err and not (tmp_path / "none").exists()
