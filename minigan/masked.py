@@ -34,7 +34,7 @@ class MaskedGAN(GAN):
     def __init__(self, masks=None, **options):
         super().__init__(**{"backend": "numpy", **options})
         if self.conditional or self.clusters or self.backend != "numpy" or self.ranks.size > 1:
-            raise MiniganError("a masked GAN has conditional False, clusters 0, backend 'numpy' and one process; keep them")
+            raise MiniganError("a masked GAN has conditional False, clusters 0, backend 'numpy' and one process")
         if not (masks is None or callable(masks)):
             raise MiniganError(f"masks is {masks!r}; it must be a function of (rng, n, data), or None")
         self.masks = masks or draw_masks

@@ -148,8 +148,8 @@ def test_an_encoder_complains_in_one_sentence():
     labelled = from_array(np.zeros((20, 3)) + np.arange(20)[:, None], np.arange(20) % 2)
     for make, words in (
         (lambda: Encoder(GAN()), "no networks yet"),
-        (lambda: Encoder(small_gan(labelled, conditional=True)), "takes labels, clusters or masks too"),
-        (lambda: Encoder(MaskedGAN(latent_dim=2, batch_size=10).build(gan.data)), "takes labels, clusters or masks too"),
+        (lambda: Encoder(small_gan(labelled, conditional=True)), "labels, clusters or masks too"),
+        (lambda: Encoder(MaskedGAN(latent_dim=2, batch_size=10).build(gan.data)), "labels, clusters or masks too"),
         (lambda: Encoder(gan, "16, rel"), "rel"),
         (lambda: Encoder(gan, steps=0), "steps"),
         (lambda: Encoder(gan, lr=-1.0), "lr"),
