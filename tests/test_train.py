@@ -381,6 +381,8 @@ BAD = [
     ("--latent-dim 0", "0"), ("--latent-dim 1.5", "'1.5'"), ("--latent-dim 9999999999999999", "9999999999999999"),
     ("--latent-dim 1000000000000000000000", "1000000000000000000000"),
     ("--conditional=yes", "'yes'"), ("--conditional --data swiss-roll", "'swiss-roll' has none"),
+    ("--clusters 1", "1"), ("--clusters -3", "-3"), ("--clusters few", "'few'"), ("--clusters 1798", "1798"),
+    ("--clusters 9999999999999999 --data ring", "9999999999999999"), ("--clusters 4 --conditional", "4"),
     ("--label-column y", "for .csv files"), ("--label-column y --data words.csv", "no single column 'y'"),
     ("--prior cauchy", "'cauchy'"), ("--init-G xavier", "'xavier'"), ("--init-G nan", "nan"), ("--init-G -1", "-1"),
     ("--init-G 1e300", "1e+300"), ("--init-D 0", "0"), ("--init-D inf", "inf"), ("--output-bias one", "'one'"),
