@@ -153,8 +153,8 @@ def _check_sizes(gan, arrays, meta, data, size):
     classes = len(_label_shares(meta["data"].get("label_shares")) or {}) if gan.conditional else gan.clusters
     asked = 3 * m * gan.report_every
     for name, layers, passes in (
-        ("theta_G", parse_layers(gan.generator, gan.latent_dim + classes, features), 1),
-        ("theta_D", parse_layers(gan.discriminator, features + classes, 1), 3),
+        ("theta_G", parse_layers(gan.generator, gan.latent_dim + classes, features, beside=classes), 1),
+        ("theta_D", parse_layers(gan.discriminator, features + classes, 1, beside=classes), 3),
     ):
         n = sum(math.prod(shape) for layer in layers for shape in layer.shapes)
         if arrays[name].shape != (n,):

@@ -35,21 +35,16 @@ def kmeans(X, k, rng, steps=100):
     """The centres (k, features) of k clusters of the rows of X (N, features), by Lloyd 1982 from ``far_rows``.
 
     Each step assigns every row to its nearest centre and moves the centres to the means of their rows, until no row
-    changes sides. A centre that no row is nearest to moves to the row that is farthest from its own.
+    changes sides. A centre that no row is nearest to stays where it is; if it ends so, its share is 0.
     """
     centres, before = far_rows(X, k, rng), None
     for _ in range(steps):
-        nearest, distance = nearest_neighbours(X, centres)
+        nearest = nearest_neighbours(X, centres)[0]
         if before is not None and (nearest == before).all():
             break
         before = nearest
-        for j in range(k):
-            mine = X[nearest == j]
-            if len(mine):
-                centres[j] = mine.mean(0)
-            else:
-                centres[j] = X[distance.argmax()]
-                distance[distance.argmax()] = 0
+        for j in np.unique(nearest):
+            centres[j] = X[nearest == j].mean(0)
     return centres
 
 

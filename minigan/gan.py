@@ -347,9 +347,14 @@ class GAN(Options):
             self.classes = clusters.in_clusters(data, self.centres, shares)
         beside_z, beside_x = self.columns_beside()
         G_layers = parse_layers(
-            self.generator, self.latent_dim + beside_z, data.features, "sigmoid" if data.image_shape else None, xp
+            self.generator,
+            self.latent_dim + beside_z,
+            data.features,
+            "sigmoid" if data.image_shape else None,
+            xp,
+            beside_z,
         )
-        D_layers = parse_layers(self.discriminator, data.features + beside_x, 1, None, xp)
+        D_layers = parse_layers(self.discriminator, data.features + beside_x, 1, None, xp, beside_x)
         self.G, self.D = MLP(G_layers, xp, self.dtype), MLP(D_layers, xp, self.dtype)
         self.G.initialise(self.rng.weights, self.init_G)
         self.D.initialise(self.rng.weights, self.init_D)

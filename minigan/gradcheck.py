@@ -513,6 +513,7 @@ LAYERS = {
     "Tanh": lambda n, xp: L.Tanh(n, xp),
     "Sigmoid": lambda n, xp: L.Sigmoid(n, xp),
     "Fourier": lambda n, xp: L.Fourier(n, 3, xp),
+    "Fourier beside labels": lambda n, xp: L.Fourier(n, 3, xp, beside=2),
 }
 
 

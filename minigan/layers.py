@@ -193,24 +193,27 @@ class Fourier:
 
     A plain network learns what varies over short distances last (Tancik et al., 2020; the frequencies are those of
     Mildenhall et al., 2020, eq. 4, without their factor π). It has no parameters; x itself stays among the features.
+    The last ``beside`` columns, one-hot labels for example, have no detail: they go through as they are.
     """
 
     shapes = ()
 
-    def __init__(self, n_in, octaves, xp=np):
-        self.groups = 1 + 2 * octaves  # of n_in columns each: x, then a sine and a cosine of each octave
-        self.n_in, self.n_out = n_in, n_in * self.groups
+    def __init__(self, n_in, octaves, xp=np, beside=0):
+        self.groups = 1 + 2 * octaves  # of n_x columns each: x, then a sine and a cosine of each octave
+        self.n_x, self.wide = n_in - beside, (n_in - beside) * self.groups
+        self.n_in, self.n_out = n_in, self.wide + beside
         self.octaves, self.xp = octaves, xp
 
     def buffers(self, n, dtype):
-        wide, by_group, narrow = (n, self.n_out), (n, self.groups, self.n_in), (n, self.n_in)
+        wide, by_group, narrow = (n, self.n_out), (n, self.groups, self.n_x), (n, self.n_in)
         return empty(self.xp, dtype, out=wide, tangent=wide, slope=by_group, product=by_group, dx=narrow, e=narrow)
 
     def forward(self, x, p, c, rng=None):
-        out = self._by_group(c.out)
+        c.out[:, self.wide :] = x[:, self.n_x :]
+        out, x = self._by_group(c.out), x[:, : self.n_x]
         out[:, 0] = x
         for k in range(self.octaves):
-            angle = self.xp.multiply(x, 2.0**k, out=c.dx)
+            angle = self.xp.multiply(x, 2.0**k, out=c.dx[:, : self.n_x])
             self.xp.sin(angle, out=out[:, 1 + 2 * k])
             self.xp.cos(angle, out=out[:, 2 + 2 * k])
         return c.out
@@ -224,13 +227,16 @@ class Fourier:
             self.xp.multiply(out[:, 2 + 2 * k], 2.0**k, out=c.slope[:, 1 + 2 * k])
             self.xp.multiply(out[:, 1 + 2 * k], -(2.0**k), out=c.slope[:, 2 + 2 * k])
         self.xp.multiply(self._by_group(dout), c.slope, out=c.product)
-        return c.product.sum(axis=1, out=c.dx)
+        c.product.sum(axis=1, out=c.dx[:, : self.n_x])
+        c.dx[:, self.n_x :] = dout[:, self.wide :]
+        return c.dx
 
     def input_gradient(self, c):
         return c.dx
 
     def tangent(self, xdot, p, c):
-        self.xp.multiply(c.slope, xdot[:, None], out=self._by_group(c.tangent))
+        self.xp.multiply(c.slope, xdot[:, None, : self.n_x], out=self._by_group(c.tangent))
+        c.tangent[:, self.wide :] = xdot[:, self.n_x :]
         return c.tangent
 
     def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
@@ -242,14 +248,14 @@ class Fourier:
         for k in range(self.octaves):
             self.xp.multiply(out[:, 1 + 2 * k : 3 + 2 * k], -(4.0**k), out=c.product[:, 1 + 2 * k : 3 + 2 * k])
         c.product *= self._by_group(delta)
-        c.product *= xdot[:, None]
+        c.product *= xdot[:, None, : self.n_x]
         if e is not None:
             c.slope *= self._by_group(e)
             c.product += c.slope
-        return c.product.sum(axis=1, out=c.e)
+        return c.product.sum(axis=1, out=c.e)  # weights lie below, so none of its columns are ``beside``
 
     def _by_group(self, a):
-        return a.reshape(len(a), self.groups, self.n_in)
+        return a[:, : self.wide].reshape(len(a), self.groups, self.n_x)
 
 
 class LeakyReLU:

@@ -145,15 +145,18 @@ class MLP:
             )  # fmt: skip
 
 
-def parse_layers(text, n_in, n_out, output=None, xp=np):
+def parse_layers(text, n_in, n_out, output=None, xp=np, beside=0):
     """Layers from a text such as "dropout 0.8, maxout 240x5, 128, leaky_relu 0.2, tanh".
 
     A number is a Linear layer of that width. A Linear layer to n_out, and ``output`` (the name of an
-    activation) if given, are added at the end. Raises MiniganError, naming the word that was not understood.
+    activation) if given, are added at the end. The last ``beside`` of the n_in columns are labels, which a Fourier
+    layer passes on, until weights have mixed them with the others. Raises MiniganError, naming the word that was
+    not understood.
     """
     layers, width = [], n_in
     for part in filter(None, (part.strip() for part in text.split(","))):
-        layers.append(_parse_layer(part, width, xp))
+        mixed = any(layer.shapes for layer in layers)
+        layers.append(_parse_layer(part, width, xp, 0 if mixed else beside))
         width = layers[-1].n_out
     layers.append(Linear(width, n_out, xp))
     if output:
@@ -161,7 +164,7 @@ def parse_layers(text, n_in, n_out, output=None, xp=np):
     return layers
 
 
-def _parse_layer(part, width, xp):
+def _parse_layer(part, width, xp, beside):
     try:
         match part.split():
             case [units] if units.isdigit() and int(units) > 0:
@@ -169,7 +172,7 @@ def _parse_layer(part, width, xp):
             case ["leaky_relu", slope] if 0 <= float(slope) < 1:
                 return LeakyReLU(width, float(slope), xp)
             case ["fourier", octaves] if 0 < int(octaves) <= 16:
-                return Fourier(width, int(octaves), xp)
+                return Fourier(width, int(octaves), xp, beside)
             case ["dropout", keep] if 0 < float(keep) <= 1:
                 return Dropout(width, float(keep), xp)
             case ["maxout", size] if min(map(int, size.split("x"))) > 0:

@@ -45,18 +45,28 @@ def test_the_first_rows_are_far_from_one_another():
         assert len(np.unique(clusters.far_rows(X, 3, np.random.default_rng(seed)), axis=0)) == 3
 
 
-def test_a_cluster_that_loses_its_rows_gets_others():
+def test_a_centre_that_has_no_rows_stays_where_it_is():
     X = np.array([[0.0], [0.1], [10.0], [10.1], [50.0]])
 
-    class Rigged:  # chooses rows of which one is nobody's nearest
+    class Rigged:  # chooses one row three times: of equal centres the first takes all rows
         def integers(self, n, size):
             return np.array([0])
 
         def choice(self, n, p):
             return 0
 
-    centres = clusters.kmeans(X, 3, Rigged())
-    assert np.allclose(np.sort(centres[:, 0]), [0.05, 10.05, 50])
+    assert clusters.kmeans(X, 3, Rigged(), steps=1).tolist() == [[X.mean()], [0.0], [0.0]]
+    assert np.isfinite(clusters.kmeans(X, 3, Rigged())).all()
+
+
+def test_distances_are_those_of_the_network_s_units():
+    data = from_array(clouds().X * [1, 1000] + [500, 0])
+    gan = GAN(**SMALL | {"clusters": 7}).build(data)
+    assert np.array_equal(gan.classes.labels, metrics.nearest_neighbours(data.normalise(data.X), gan.centres)[0])
+    gan = GAN(**SMALL | {"clusters": 16}).build(load("grid"))
+    gan.train_step()
+    x, hot = gan.tape_D.x[:32, :2], gan.tape_D.x[:32, 2:]
+    assert np.array_equal(hot.argmax(1), metrics.nearest_neighbours(x, gan.centres)[0]) and (hot.sum(1) == 1).all()
 
 
 def test_clusters_go_where_labels_go_and_no_label_is_looked_at():

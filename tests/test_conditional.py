@@ -40,6 +40,16 @@ def test_real_rows_bring_their_labels_and_generated_ones_share_them():
     assert np.array_equal(gan.tape_DG.x[:, :2], gan.tape_G.out)
 
 
+def test_a_fourier_layer_leaves_the_labels_as_they_are():
+    gan = GAN(**SMALL | {"discriminator": "dropout 0.9, fourier 2, 4, tanh, fourier 1, 3"}).build(clouds())
+    gan.discriminator_step()
+    first, second = gan.D.layers[1], gan.D.layers[4]
+    assert (first.n_out, second.n_out) == (5 * 2 + 3, 3 * 4)  # behind weights nothing is a label any more
+    buffers = gan.tape_D.buffers
+    assert np.array_equal(buffers[1].out[:, 10:], buffers[0].out[:, 2:])
+    assert np.array_equal(buffers[1].out[:, 2:4], np.sin(buffers[0].out[:, :2]))
+
+
 def test_a_stream_of_gaussians_is_labelled_by_its_modes():
     data = load("ring")
     gan = GAN(**SMALL).build(data)
