@@ -72,7 +72,7 @@ def in_clusters(data, centres, shares=None):
     def label_of(x, xp):
         """For streams: the cluster (n,) of each row x (n, features), in the data's units, of module xp."""
         x = (x - xp.asarray(data.shift)) / xp.asarray(data.scale)
-        return xp.square(x[:, None] - xp.asarray(centres)).sum(2).argmin(1)
+        return xp.argmin(xp.square(x[:, None] - xp.asarray(centres)).sum(2), axis=1)
 
     labels = None if data.X is None else nearest_neighbours(data.normalise(data.X), centres)[0]
     if shares is None:

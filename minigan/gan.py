@@ -113,7 +113,7 @@ class GAN(Options):
     def _generate(self):
         """G(z) (m, features) for m fresh samples z of the prior; G(z|c) with the labels c of the last real rows."""
         z = self.draw_z()
-        if z is not self.tape_G.x:
+        if self.classes is not None:
             z = self._beside_labels(z, self.tape_G.x)
         return self.G.forward(z, self.tape_G, self.ranks.share(self.rng.dropout))
 
@@ -346,14 +346,8 @@ class GAN(Options):
             self.centres = clusters.find(data, self.clusters, self.seed) if centres is None else centres
             self.classes = clusters.in_clusters(data, self.centres, shares)
         beside_z, beside_x = self.columns_beside()
-        G_layers = parse_layers(
-            self.generator,
-            self.latent_dim + beside_z,
-            data.features,
-            "sigmoid" if data.image_shape else None,
-            xp,
-            beside_z,
-        )
+        output = "sigmoid" if data.image_shape else None
+        G_layers = parse_layers(self.generator, self.latent_dim + beside_z, data.features, output, xp, beside_z)
         D_layers = parse_layers(self.discriminator, data.features + beside_x, 1, None, xp, beside_x)
         self.G, self.D = MLP(G_layers, xp, self.dtype), MLP(D_layers, xp, self.dtype)
         self.G.initialise(self.rng.weights, self.init_G)

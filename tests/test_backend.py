@@ -190,6 +190,8 @@ CASES = {
     "with labels, R1, ring": ({**PLAIN, "conditional": True, "r1": 0.1}, "ring"),
     "with labels, moons": ({**PLAIN, "conditional": True}, "moons"),
     "with labels, table": ({**PLAIN, "conditional": True}, labelled),
+    "clusters, R1, fourier, ring": ({**PLAIN, "clusters": 5, "r1": 0.1, "discriminator": "fourier 2, 6, relu"}, "ring"),
+    "clusters, table": ({**PLAIN, "clusters": 3}, labelled),
     "no hidden layers, no average, swiss roll": (
         {"generator": "", "discriminator": "", "average": 0.0, "r1": 0.1},
         "swiss-roll",
@@ -357,7 +359,8 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("case", CASES)
 def test_between_reports_nothing_waits_and_nothing_is_copied_but_the_order_of_the_epoch(stand_in, monkeypatch, case):
-    # Of a stream: a mixture's centres go to the device with each block, and once more if it is labelled.
+    # Of a stream: a mixture's centres go to the device with each block, and once more if it is labelled; the centres
+    # of clusters with shift and scale.
     monkeypatch.setattr(Batches, "BLOCK", 3)
     gan, epochs = build("cupy", case, average=0.9), 0
     for _ in range(24):
@@ -365,7 +368,7 @@ def test_between_reports_nothing_waits_and_nothing_is_copied_but_the_order_of_th
         with stand_in.no_sync() as done:
             gan.train_step()
         begins = gan.batches.order is not order
-        assert done["uploads"] <= begins * (1 + gan.conditional)
+        assert done["uploads"] <= begins * (1 + gan.conditional + 3 * bool(gan.clusters))
         epochs += begins
     assert epochs >= 4
     assert np.isfinite(list(gan.report().values())).all()  # memory of ``empty`` holds NaN until it is written
