@@ -10,10 +10,9 @@ minigan's draws and is compared with minigan on NumPy. Matrix products are float
 TF32, which rounds their inputs to 10 bits; every library is told which (JAX would use TF32 unasked). Compilation and
 the upload of the data set are not timed. The results are written after each part.
 
-minigan launches its kernels one by one. It is not captured in a CUDA graph, because CuPy refuses cuBLAS inside a
-capture (cupy issue 6290), and a cuBLAS handle of one's own is more than a benchmark should bring along. PyTorch's mode
-"reduce-overhead" does use CUDA graphs, and a JAX step is one compiled program: beside minigan they show what the
-launches cost.
+minigan launches its kernels one by one; and, as "minigan, CUDA graph", it replays them by a single launch, as
+cuda_graph.py does it, which is compared with the first. PyTorch's mode "reduce-overhead" uses CUDA graphs too, and a
+JAX step is one compiled program.
 """
 
 import argparse
@@ -39,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from benchmarks.cuda_graph import GraphedGAN  # noqa: E402
 from benchmarks.peers import WORKLOADS, Jax, JaxScan, Minigan, TorchCompile, TorchEager, disagreement  # noqa: E402
 from minigan.backend import Backend  # noqa: E402
 from minigan.errors import MiniganError  # noqa: E402
@@ -72,6 +72,34 @@ class MiniganOn(Minigan):
 
     def theta(self):
         return tuple(self.gan.backend_used.to_host(theta) for theta in super().theta())
+
+
+class MiniganGraph:
+    """The same step as one CUDA graph; it draws on its own, so it is held against the GAN that launches one by one."""
+
+    def __init__(self, workload, backend, tf32):
+        start = workload.gan()
+        options = {**start.options(), "backend": backend}
+        self.gan, self.eager = GraphedGAN(**options), GAN(**options).build(start.data)
+        self.gan.tf32 = tf32
+        self.gan.build(start.data)
+
+    def run(self, n):
+        for _ in range(n):
+            self.gan.train_step()
+        self.gan.backend_used.synchronize()
+        return n
+
+    def disagreement(self, steps=3):
+        """As ``peers.disagreement``, from the GAN that launches its kernels one by one, on equal draws."""
+        to_host = self.gan.backend_used.to_host
+        theta = lambda gan: [to_host(net.theta).copy() for net in (gan.G, gan.D)]
+        start = theta(self.eager)
+        for _ in range(steps):
+            self.gan.train_step()
+            self.eager.train_step()
+        found = zip(theta(self.gan), theta(self.eager), start, strict=True)
+        return float(max(np.linalg.norm(a - b) / np.linalg.norm(b - first) for a, b, first in found))
 
 
 class TorchOn(TorchEager):
@@ -146,6 +174,11 @@ def on_jax(kind):
 CONTENDERS = {  # label, what it needs, how it is made
     "numpy": ("minigan, NumPy, on the CPU", None, lambda w, device, tf32: MiniganOn(w, "numpy")),
     "cupy": ("minigan, CuPy", "cupy", lambda w, device, tf32: MiniganOn(w, "numpy" if device == "cpu" else "cupy")),
+    "cupy-graph": (
+        "minigan, CUDA graph",
+        "cupy",
+        lambda w, device, tf32: MiniganGraph(w, "numpy" if device == "cpu" else "cupy", tf32),
+    ),
     "torch": ("PyTorch eager", "torch", TorchOn),
     "torch-graphs": ('torch.compile, "reduce-overhead"', "torch", TorchGraphs),
     "jax": ("JAX jit", "jax", on_jax(Jax)),
@@ -166,7 +199,7 @@ def work(pipe, name, workload, device, tf32):
     try:
         began = time.perf_counter()
         it = CONTENDERS[name][2](workload, device, tf32)
-        differs = disagreement(it, workload)
+        differs = it.disagreement() if hasattr(it, "disagreement") else disagreement(it, workload)
         n, seconds = 1, 0.0
         while seconds < 0.2:
             n = 2 * it.run(n)
@@ -303,7 +336,7 @@ def table(result, dry_run):
     yield f"G {w.latent_dim} | {w.generator} | {w.features}; D {w.features} | {w.discriminator} | 1;"
     yield f"batch {w.batch_size}, {w.update} update, {w.prior} z. µs per step: median (least-most) of the bursts."
     yield ""
-    yield "| | float32 | minigan CuPy / it | difference | TF32 | minigan CuPy / it | difference | ready |"
+    yield "| | float32 | minigan, CUDA graph / it | difference | TF32 | minigan, CUDA graph / it | difference | ready |"
     yield "|---|---|---|---|---|---|---|---|"
     rows, notes = {(row["contender"], row["tf32"]): row for row in result["rows"]}, []
     for name, (label, needs, _) in CONTENDERS.items():
@@ -311,7 +344,7 @@ def table(result, dry_run):
             continue
         cells, ready = [], ""
         for tf32 in (False, True) if needs else (False,):
-            row, ours = rows[name, tf32], rows.get(("cupy", tf32), {})
+            row, ours = rows[name, tf32], rows.get(("cupy-graph", tf32), {})
             if "failed" in row:
                 cells += ["failed", "", ""]
                 notes.append(f"{label}{', TF32' if tf32 else ''} failed: {row['failed']}")

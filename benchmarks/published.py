@@ -3,20 +3,26 @@
     python benchmarks/published.py ring-pacgan grid-pacgan --seeds 10
     python benchmarks/published.py mnist mnist-conditional fashion-mnist --seeds 3 --data-dir FOLDER
     python benchmarks/published.py mnist-paper --seeds 1 --data-dir FOLDER
+    python benchmarks/published.py mnist-paper --seeds 3 --backend cupy --steps 500000 --data-dir FOLDER
 
 Final weights, no choice of the best moment; --jobs trainings at a time, on one core each. Training states are kept in
 --out, so that a stopped script goes on where it was. Scores go to benchmarks/results/published.json, and from all that
 is there the tables are written to benchmarks/results/published.md. The recipe mnist-paper is trained once with the
 average of G's weights kept beside them, which changes nothing in the training: the last weights are the paper's
 recipe, their average is the recipe mnist-paper-averaged; both are scored along the way.
+
+On a GPU a training is replayed as a CUDA graph (cuda_graph.py), and scored on the CPU's other cores meanwhile.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -32,14 +38,16 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
+from benchmarks.cuda_graph import GraphedGAN  # noqa: E402
 from minigan import GAN, checkpoint, load, metrics, recipes  # noqa: E402
 from minigan.classifier import Classifier  # noqa: E402
 
 
-def train(recipe, seed, folder, data, score, steps=None):
+def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
     """Train one seed of a recipe, or go on with it, and return its last row of scores.
 
-    score(gan, last) gives a dict or None; what it gives is kept, one line for each step, in folder/scores.jsonl.
+    submit(gan, last) gives None, or the Future of a dict; what that gives is kept, one line for each step, in
+    folder/scores.jsonl.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "scores.jsonl"
@@ -52,11 +60,13 @@ def train(recipe, seed, folder, data, score, steps=None):
     if rows and rows[-1]["step"] >= options["steps"]:
         return rows[-1]
     if (folder / checkpoint.NAME).exists():
-        gan, extra, _ = checkpoint.load(folder, data, backend="numpy", **({"steps": steps} if steps else {}))
+        gan, extra, _ = checkpoint.load(folder, data, backend=backend, **({"steps": steps} if steps else {}))
         seconds = float(extra.get("seconds", 0))
     else:
-        gan, seconds = GAN(**options, backend="numpy").build(data), 0.0
-    done = {row["step"] for row in rows}
+        kind = GraphedGAN if backend == "cupy" and GraphedGAN.possible(options, data) else GAN
+        gan, seconds = kind(**options, backend=backend).build(data), 0.0
+    resumable = type(gan) is GAN
+    done, pending = {row["step"] for row in rows}, []
     last = gan.step == gan.steps
     while gan.steps not in done:
         if not last:  # else it was stopped while its last state was scored
@@ -66,63 +76,103 @@ def train(recipe, seed, folder, data, score, steps=None):
             if gan.step % gan.report_every == 0 or last:
                 gan.report()  # raises Diverged
             seconds += time.perf_counter() - began
-            if gan.step % SAVE_EVERY == 0 or last:
+            if resumable and (gan.step % SAVE_EVERY == 0 or last):
                 checkpoint.save(folder, gan, {"seconds": seconds})
-        if gan.step not in done and (scores := score(gan, last)):
+        if gan.step not in done and (future := submit(gan, last)):
+            row = {"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1)}
+            row |= {"device": gan.backend_used.device} if backend == "cupy" else {}
             done.add(gan.step)
-            rows.append({"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1), **scores})
+            pending.append((row, future))
+            print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {seconds:.0f} s", flush=True)
+        while pending and (last or pending[0][1].done()):
+            row, future = pending.pop(0)
+            rows.append(row | future.result())
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-            print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {seconds:.0f} s", flush=True)
     return rows[-1]
 
 
-def score_points(data):
-    """Mode coverage of 2,500 samples, as in PacGAN's table, and of 10,000."""
+class Now:
+    """An executor that does at once what it is asked for."""
 
-    def score(gan, last):
-        if not last:
-            return None
-        few, many = (
-            metrics.mode_coverage(gan.sample(n, seed=gan.seed), data.modes, data.sigma) for n in (2500, SAMPLES)
-        )
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+class Scorer:
+    """The measures that fit a data set, for samples."""
+
+    def __init__(self, data):
+        self.data, self.classifier = data, None
+
+    def points(self, samples, last):
+        """Mode coverage of 2,500 samples, as in PacGAN's table, and of 10,000."""
+        few, many = (metrics.mode_coverage(x, self.data.modes, self.data.sigma) for x in samples)
         return few | {f"many_{name}": value for name, value in many.items()}
 
-    return score
-
-
-def score_images(data):
-    """Every measure for images; of mnist-paper along the way, of the last weights and of their average."""
-    classifier = None
-
-    def score(gan, last):
-        nonlocal classifier
-        paper = data.name == "mnist-paper"
-        if not (last or (paper and gan.step in MILESTONES)):
-            return None
-        classifier = classifier or Classifier(seed=0).fit(data.X, data.labels)
-        scores = {"classifier": classifier.accuracy(data.X_test, data.labels_test)}
-        for prefix, average in (("last_", False), ("", True)) if paper else (("", True),):
-            labels = gan.draw_labels(SAMPLES, np.random.default_rng(gan.seed)) if gan.conditional else None
-            fake = gan.sample(SAMPLES, seed=gan.seed, average=average, labels=labels)
-            found = metrics.evaluate(data, fake, reference=last) | metrics.evaluate_images(data, fake, classifier)
-            if gan.conditional:
-                found["label_agreement"] = metrics.label_agreement(data, fake, labels, classifier)
+    def images(self, samples, last):
+        """Every measure for images; samples: {prefix: (fake, labels or None)}."""
+        data = self.data
+        self.classifier = self.classifier or Classifier(seed=0).fit(data.X, data.labels)
+        scores = {"classifier": self.classifier.accuracy(data.X_test, data.labels_test)}
+        for prefix, (fake, labels) in samples.items():
+            found = metrics.evaluate(data, fake, reference=last)
+            found |= metrics.evaluate_images(data, fake, self.classifier)
+            if labels is not None:
+                found["label_agreement"] = metrics.label_agreement(data, fake, labels, self.classifier)
             else:
-                labels = classifier.predict(fake)
+                labels = self.classifier.predict(fake)
             found["class_recalls"] = metrics.recall_by_class(data, fake, labels).round(4).tolist()
             found["class_recall"] = float(np.mean(found["class_recalls"]))
             scores |= {prefix + name: value for name, value in found.items()}
         return scores
 
-    return score
+
+def submit_points(executor, score, gan, last):
+    """Scores of the last weights only."""
+    if not last:
+        return None
+    return executor.submit(score, [gan.sample(n, seed=gan.seed) for n in (2500, SAMPLES)], last)
 
 
-def one(recipe, seed, out, data_dir, steps):
-    """Train and score one seed; the row goes to published.json by way of the parent."""
-    data = load(recipes.load(recipe)["data"], data_dir)
-    score = (score_points if data.modes is not None else score_images)(data)
-    return train(recipe, seed, Path(out) / f"{recipe}-{seed}", data, score, steps)
+def submit_images(executor, score, gan, last):
+    """Of mnist-paper also along the way, of the last weights and of their average."""
+    paper = gan.data.name == "mnist-paper"
+    if not (last or (paper and gan.step in MILESTONES)):
+        return None
+    samples = {}
+    for prefix, average in (("last_", False), ("", True)) if paper else (("", True),):
+        labels = gan.draw_labels(SAMPLES, np.random.default_rng(gan.seed)) if gan.conditional else None
+        samples[prefix] = gan.sample(SAMPLES, seed=gan.seed, average=average, labels=labels), labels
+    return executor.submit(score, samples, last)
+
+
+def one(recipe, seed, out, data_dir, steps, backend="numpy", scorers=0):
+    """Train and score one seed; the row goes to published.json by way of the parent.
+
+    scorers: in how many other processes; 0 scores in this one, between the steps.
+    """
+    name = recipes.load(recipe)["data"]
+    data = load(name, data_dir)
+    kind = "points" if data.modes is not None else "images"
+    go = partial(train, recipe, seed, Path(out) / f"{recipe}-{seed}", data, steps=steps, backend=backend)
+    submit = submit_points if kind == "points" else submit_images
+    if not scorers:
+        return go(partial(submit, Now(), getattr(Scorer(data), kind)))
+    with ProcessPoolExecutor(scorers, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return go(partial(submit, executor, partial(score_elsewhere, name, data_dir, kind)))
+
+
+def score_elsewhere(name, data_dir, kind, samples, last):
+    """A Scorer's method in a process that has its data already, or loads them."""
+    if name not in scorer_of:
+        scorer_of[name] = Scorer(load(name, data_dir))
+    return getattr(scorer_of[name], kind)(samples, last)
+
+
+scorer_of = {}  # name of the data: Scorer, in a process of ``one``
 
 
 def main():
@@ -134,11 +184,15 @@ def main():
     p.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: 2)")
     p.add_argument("--data-dir", help="where the files of mnist and fashion-mnist are")
     p.add_argument("--out", default="runs/published", help="where training states go (default: runs/published)")
+    p.add_argument("--backend", choices=["numpy", "cupy"], default="numpy", help="where to train (default: numpy)")
+    p.add_argument("--scorers", type=int, help="processes that score beside each training (default: 0; cupy: 4)")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.child:
-        one(args.recipes[0], args.first, args.out, args.data_dir, args.steps)
+        one(args.recipes[0], args.first, args.out, args.data_dir, args.steps, args.backend, args.scorers)
         return
+    if args.scorers is None:
+        args.scorers = 4 if args.backend == "cupy" else 0
     waiting = [(recipe, seed) for recipe in args.recipes for seed in range(args.first, args.first + args.seeds)]
     running, failed = [], 0
     while waiting or running:
@@ -147,6 +201,7 @@ def main():
             command = [sys.executable, __file__, recipe, "--child", "--first", str(seed), "--out", args.out]
             command += ["--data-dir", args.data_dir] if args.data_dir else []
             command += ["--steps", str(args.steps)] if args.steps else []
+            command += ["--backend", args.backend, "--scorers", str(args.scorers)]
             running.append(subprocess.Popen(command))
         time.sleep(0.5)
         failed += sum(bool(process.poll()) for process in running)
