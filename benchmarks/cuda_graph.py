@@ -103,6 +103,7 @@ class GraphedGAN(GAN):
             self.graph = self._record()
             self.graph.launch(self.stream)
         self.step += 1
+        self.batches.position += self.batch_size  # for ``checkpoint``
         self._average_weights()
         self._record_logits()
 
@@ -116,6 +117,7 @@ class GraphedGAN(GAN):
         self.step = start
         self.table[...] = self.backend_used.to_device(table)
         self.i[...] = 0
+        self.batches.order, self.batches.position = self.order, 0
 
     def _record(self):
         self.stream.begin_capture()

@@ -65,7 +65,7 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
     else:
         kind = GraphedGAN if backend == "cupy" and GraphedGAN.possible(options, data) else GAN
         gan, seconds = kind(**options, backend=backend).build(data), 0.0
-    resumable = type(gan) is GAN
+    save_every = SAVE_EVERY if backend == "numpy" else 20 * SAVE_EVERY
     done, pending = {row["step"] for row in rows}, []
     last = gan.step == gan.steps
     while gan.steps not in done:
@@ -76,7 +76,7 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
             if gan.step % gan.report_every == 0 or last:
                 gan.report()  # raises Diverged
             seconds += time.perf_counter() - began
-            if resumable and (gan.step % SAVE_EVERY == 0 or last):
+            if gan.step % save_every == 0 or last:
                 checkpoint.save(folder, gan, {"seconds": seconds})
         if gan.step not in done and (future := submit(gan, last)):
             row = {"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1)}

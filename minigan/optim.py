@@ -1,7 +1,7 @@
 """Optimisers over a flat parameter vector, and schedules.
 
 They work through the vector in pieces that stay in the processor's cache, because each update is several
-passes over the same numbers; on the GPU one piece is the whole vector.
+passes over the same numbers. On the GPU it is one kernel, ``ON_GPU``, the same lines for one number.
 """
 
 import numpy as np
@@ -17,14 +17,20 @@ def linear(start, end, t, over):
 class SGD:
     """v ← momentum v - lr g;  θ ← θ + v (Polyak 1964, as in the 2014 paper's code)."""
 
+    ON_GPU = "T grad, T lr, T momentum", "T v, T theta", "v = momentum * v - lr * grad; theta = theta + v"
+
     def __init__(self, theta, xp=np):
         self.xp = xp
         self.state, self.powers = {"velocity": xp.zeros_like(theta)}, []  # it has no powers, as Adam has
-        self.buffer = xp.empty_like(theta[: _piece(theta, xp)])
+        self.buffer, self.kernel = _buffer_or_kernel(self, theta)
 
     def step(self, theta, grad, lr, momentum):
         """Update theta (size,) in place by grad (size,)."""
-        v, xp, piece = self.state["velocity"], self.xp, len(self.buffer)
+        v, xp = self.state["velocity"], self.xp
+        if self.kernel:
+            self.kernel(grad, lr, momentum, v, theta)
+            return
+        piece = len(self.buffer)
         for i in range(0, len(theta), piece):
             j = min(i + piece, len(theta))
             vi, step = v[i:j], self.buffer[: j - i]
@@ -37,19 +43,30 @@ class SGD:
 class Adam:
     """Kingma and Ba 2015, Algorithm 1, with ``momentum`` as β₁ and β₂ = 0.999, ε = 1e-8."""
 
+    ON_GPU = (
+        "T grad, T rate, T beta1, T beta2, T eps",
+        "T m, T s, T theta",
+        "m = beta1 * m + (1 - beta1) * grad; s = beta2 * s + (1 - beta2) * grad * grad; "
+        "theta = theta - rate * m / (sqrt(s) + eps)",
+    )
+
     def __init__(self, theta, xp=np, beta2=0.999, eps=1e-8):
         self.xp, self.beta2, self.eps = xp, beta2, eps
         self.state = {"mean": xp.zeros_like(theta), "square": xp.zeros_like(theta)}
         self.powers = [1.0, 1.0]  # β₁ᵗ and β₂ᵗ, as products because β₁ may follow a schedule
-        self.buffer = xp.empty_like(theta[: _piece(theta, xp)])
+        self.buffer, self.kernel = _buffer_or_kernel(self, theta)
 
     def step(self, theta, grad, lr, momentum):
         """Update theta (size,) in place by grad (size,)."""
-        xp, beta2, piece = self.xp, self.beta2, len(self.buffer)
+        xp, beta2 = self.xp, self.beta2
         self.powers = [self.powers[0] * momentum, self.powers[1] * beta2]
         # Algorithm 1 with numerator and denominator times √(1 - β₂ᵗ): it moves to lr and ε, and a pass is saved.
         correction = (1 - self.powers[1]) ** 0.5
-        rate = lr * correction / (1 - self.powers[0])
+        rate, eps = lr * correction / (1 - self.powers[0]), self.eps * correction
+        if self.kernel:
+            self.kernel(grad, rate, momentum, beta2, eps, self.state["mean"], self.state["square"], theta)
+            return
+        piece = len(self.buffer)
         for i in range(0, len(theta), piece):
             j = min(i + piece, len(theta))
             m, s, g, b = self.state["mean"][i:j], self.state["square"][i:j], grad[i:j], self.buffer[: j - i]
@@ -61,7 +78,7 @@ class Adam:
             b *= 1 - beta2
             s += b
             xp.sqrt(s, out=b)
-            b += self.eps * correction
+            b += eps
             xp.divide(m, b, out=b)
             b *= rate
             theta[i:j] -= b
@@ -70,5 +87,8 @@ class Adam:
 OPTIMIZERS = {"sgd": SGD, "adam": Adam}
 
 
-def _piece(theta, xp):
-    return min(len(theta), CACHE_PIECE) if xp is np else len(theta)
+def _buffer_or_kernel(optimizer, theta):
+    """(a piece of memory to work in, None) on the CPU, (None, a kernel) on the GPU."""
+    if optimizer.xp is np:
+        return np.empty_like(theta[:CACHE_PIECE]), None
+    return None, optimizer.xp.ElementwiseKernel(*optimizer.ON_GPU, name=type(optimizer).__name__)

@@ -222,8 +222,20 @@ class ndarray:
         return _new(self._host.min(axis, keepdims=keepdims))
 
     @_recorded
-    def max(self, axis=None, keepdims=False):
-        return _new(self._host.max(axis, keepdims=keepdims))
+    def max(self, axis=None, out=None, keepdims=False):
+        return _reduced(self._host.max, axis, out, keepdims)
+
+    @_recorded
+    def argmax(self, axis=None, out=None, dtype=None, keepdims=False):
+        return _reduced(self._host.argmax, axis, out, keepdims)
+
+
+def _reduced(function, axis, out, keepdims):
+    if out is None:
+        return _new(function(axis, keepdims=keepdims))
+    counts["launches"] += 1
+    out._host[...] = function(axis, keepdims=keepdims)
+    return out
 
 
 # -- Operations --------------------------------------------------------------------------------------------
@@ -353,6 +365,30 @@ def where(condition, x, y):
     return _new(np.where(_host(condition), _host(x), _host(y)))
 
 
+class ElementwiseKernel:
+    """Statements in C, ended by ";", that happen to be Python too; every name in them is one element."""
+
+    @_recorded(name="ElementwiseKernel")
+    def __init__(self, in_params, out_params, operation, name="kernel"):
+        names = lambda params: [param.split()[1] for param in params.split(",")]
+        self.inputs, self.outputs, self.name = names(in_params), names(out_params), name
+        self.statements = [statement.strip() for statement in operation.split(";")]
+
+    def __call__(self, *args):
+        if len(args) != len(self.inputs) + len(self.outputs):
+            raise TypeError(f"Wrong number of arguments for {self.name}")
+        values = dict(zip(self.inputs + self.outputs, map(_host, args), strict=True))
+        outputs = {name: values[name] for name in self.outputs}
+        if len({a.dtype for a in values.values() if isinstance(a, np.ndarray)}) > 1:
+            raise TypeError("Type is mismatched. T")
+        counts["launches"] += 1
+        with np.errstate(all="ignore"):
+            for statement in self.statements:
+                exec(statement, {"sqrt": np.sqrt}, values)
+        for name, array in outputs.items():
+            array[...] = values[name]
+
+
 # -- Creation and copies -----------------------------------------------------------------------------------
 
 
@@ -480,6 +516,7 @@ def module(available=True):
     cupy.ndarray, cupy.float32, cupy.float64, cupy.abs = ndarray, np.float32, np.float64, UFUNCS["absolute"]
     vars(cupy).update(UFUNCS)
     vars(cupy).update({function.__name__: function for function in FUNCTIONS})
+    cupy.ElementwiseKernel = ElementwiseKernel
     cupy.random = SimpleNamespace(Generator=Generator, XORWOW=XORWOW)
     stream = SimpleNamespace(synchronize=lambda: _wait("waits"))
     cupy.cuda = SimpleNamespace(

@@ -31,8 +31,8 @@ BREAKAGES = {
         self.xp.matmul(x.T, dout, out=g[0]), g[1].fill(0))),
     "LeakyReLU passes everything": (LeakyReLU, "backward", lambda self, dout, x, p, c, g=None, need_dx=True: (
         c.derivative.fill(1), dout)[1]),
-    "Maxout takes the first piece": (Maxout, "_find_winners", lambda self, c: (
-        c.wins.fill(0), c.wins[:, 0].fill(1))),
+    "Maxout takes the first piece": (Maxout, "_to_winners", lambda self, dout, c, out: (
+        out.fill(0), np.copyto(out[:, 0], dout), out.reshape(len(out), -1))[2]),
     "Tanh's curvature has the wrong sign": (Tanh, "_second_derivative", lambda self, c: (
         self.xp.multiply(c.out, 2, out=c.e), self.xp.multiply(c.e, c.derivative, out=c.e))),
     "Fourier forgets the octaves": (Fourier, "backward", lambda self, dout, x, p, c, g=None, need_dx=True: (
