@@ -98,6 +98,12 @@ def parser():
         help="learn p(x|cluster), of so many clusters that k-means finds in the data, without labels",
     )
     g.add_argument(
+        "--cluster-parts",
+        type=int,
+        metavar="N",
+        help="put the clusters together from so many small parts, such as 1000, by what lies between them",
+    )
+    g.add_argument(
         "--init-G",
         metavar="HOW",
         type=number_or_name,

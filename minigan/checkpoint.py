@@ -23,7 +23,13 @@ from minigan.mlp import parse_layers
 
 NAME, PREVIOUS = "checkpoint.npz", "previous-checkpoint.npz"
 FORMAT = 1
-ALSO = ("order", "shift", "scale", "centres")  # arrays of a checkpoint that training does not change in place
+ALSO = (
+    "order",
+    "shift",
+    "scale",
+    "centres",
+    "cluster_of",
+)  # arrays of a checkpoint that training does not change in place
 MEMORY, MEMORY_PER_BYTE = 2**30, 1000  # a checkpoint may ask for this much, and as much for each byte of its own
 
 
@@ -128,7 +134,7 @@ def _state(gan):
     arrays = {name: gan.backend_used.to_host(array) for name, array in _live_arrays(gan).items()}
     arrays.update(order=order, shift=gan.data.shift, scale=gan.data.scale)
     if gan.clusters:
-        arrays["centres"] = gan.centres
+        arrays.update(centres=gan.centres, cluster_of=gan.cluster_of)
     meta = {
         "format": FORMAT,
         "version": __version__,
@@ -160,8 +166,14 @@ def _check_sizes(gan, arrays, meta, data, size):
         if arrays[name].shape != (n,):
             _refuse(name, arrays[name], gan.dtype, (n,))
         asked += passes * m * sum(layer.n_out for layer in layers)
-    for name, wanted in {"shift": (features,), "scale": (features,), "centres": (classes, features)}.items():
-        if (name != "centres" or gan.clusters) and arrays[name].shape != wanted:
+    shapes = {"shift": (features,), "scale": (features,)}
+    if gan.clusters:
+        centres, cluster_of = len(arrays["centres"]), arrays["cluster_of"]
+        shapes["centres"] = centres, features
+        if cluster_of.shape != (centres,) or set(cluster_of.tolist()) != set(range(gan.clusters)):
+            raise ValueError(f"cluster_of names {len(set(cluster_of.tolist()))} clusters for {len(cluster_of)} centres")
+    for name, wanted in shapes.items():
+        if arrays[name].shape != wanted:
             _refuse(name, arrays[name], "float32", wanted)
     if asked * itemsize > MEMORY + MEMORY_PER_BYTE * size:
         raise MiniganError(
@@ -190,7 +202,8 @@ def _restore(gan, arrays, meta, data):
         shift=arrays["shift"], scale=arrays["scale"],
         label_shares=_label_shares(about.get("label_shares")),
     )  # fmt: skip
-    gan.build(trained_on, False, arrays.get("centres"), _label_shares(meta.get("cluster_shares")))
+    found = (arrays["centres"], arrays["cluster_of"]) if gan.clusters else None
+    gan.build(trained_on, False, found, _label_shares(meta.get("cluster_shares")))
     gan.step, gan.saved_on = meta["step"], meta["backend"]
     live = _live_arrays(gan)
     unknown = [name for name in arrays if not (name in live or name in ALSO or name.startswith("extra/"))]

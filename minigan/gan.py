@@ -237,7 +237,7 @@ class GAN(Options):
             return sum(share * self.probability(x, label) for label, share in self.data.label_shares.items())
         x = self.data.normalise(x)
         if self.clusters and labels is None:
-            labels = nearest_neighbours(x, self.centres)[0]
+            labels = self.cluster_of[nearest_neighbours(x, self.centres)[0]]
         logits = self._in_blocks(self.D, self._with_labels(x, labels))
         return losses.sigmoid(logits[:, 0])
 
@@ -307,11 +307,11 @@ class GAN(Options):
 
     # -- Construction and state ------------------------------------------------------------------------
 
-    def build(self, X, start=True, centres=None, shares=None):
+    def build(self, X, start=True, found=None, shares=None):
         """Make the networks, optimisers, tapes and random generators for X (as in ``fit``), and return self.
 
-        start=False leaves out what only a fresh start needs, for ``checkpoint`` to fill in; ``centres`` and
-        ``shares``, as in ``clusters.in_clusters``, are those that the run has found.
+        start=False leaves out what only a fresh start needs, for ``checkpoint`` to fill in; ``found`` and ``shares``
+        are the clusters of the run, as ``clusters.find`` and ``clusters.in_clusters`` have them.
         """
         self.data = data = X if isinstance(X, Dataset) else from_array(X)
         if data.X is not None and self.batch_size > len(data.X):
@@ -341,10 +341,11 @@ class GAN(Options):
                 f"'{data.name}' has {len(data.label_shares)} different labels in {len(data.X)} rows, too many to learn "
                 "each of them; choose a column of classes, or leave --conditional out"
             )
-        self.centres, self.classes = None, data if self.conditional else None  # whose labels stand beside z and x
+        self.classes = data if self.conditional else None  # whose labels stand beside z and x
         if self.clusters:
-            self.centres = clusters.find(data, self.clusters, self.seed) if centres is None else centres
-            self.classes = clusters.in_clusters(data, self.centres, shares)
+            found = found or clusters.find(data, self.clusters, self.seed, self.cluster_parts)
+            self.centres, self.cluster_of = found
+            self.classes = clusters.in_clusters(data, *found, shares)
         beside_z, beside_x = self.columns_beside()
         output = "sigmoid" if data.image_shape else None
         G_layers = parse_layers(self.generator, self.latent_dim + beside_z, data.features, output, xp, beside_z)

@@ -22,6 +22,7 @@ class Options:
     prior: str = "normal"  # of z; or "uniform", "spherical", "signs": see gan.draw_prior
     conditional: bool = False  # p(x|c): the data's labels, one-hot, go into both networks beside z and x
     clusters: int = 0  # so many clusters, found by k-means, go in instead of labels; 0: none
+    cluster_parts: int = 0  # they are put together from so many parts that k-means finds, such as 1000; 0: not
     steps: int = 20_000  # iterations of Algorithm 1
     batch_size: int = 64  # m
     k: int = 1  # discriminator steps per generator step
@@ -64,6 +65,11 @@ class Options:
             raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {self.k}")
         if self.conditional and self.clusters:
             raise MiniganError(f"clusters {self.clusters} stand in for labels, and conditional uses labels; choose one")
+        if self.cluster_parts and not 2 <= self.clusters <= self.cluster_parts:
+            raise MiniganError(
+                f"{self.cluster_parts} cluster-parts cannot be put together to {self.clusters} clusters; "
+                "use fewer clusters, 2 at least, or cluster-parts 0"
+            )
 
 
 def _number(v):
@@ -89,6 +95,7 @@ RULES = (  # names, test, what is wanted
     ),
     ("conditional", lambda v: isinstance(v, bool), "true or false"),
     ("clusters", lambda v: _whole(v) and v >= 0 and v != 1, "a whole number, 2 or more, or 0 for none"),
+    ("cluster_parts", lambda v: _whole(v) and v >= 0, "a whole number, 0 or more"),
     ("seed", lambda v: _whole(v) and v >= 0, "a whole number, 0 or more"),
     ("lr lr_D", lambda v: _number(v) and v > 0, "a number above 0"),
     ("lr_end", lambda v: _number(v) and 0 <= v <= 1, "a fraction of lr, from 0 to 1"),

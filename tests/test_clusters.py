@@ -1,4 +1,4 @@
-"""Clusters found by k-means in place of labels."""
+"""Clusters found in the data, in place of labels."""
 
 import json
 
@@ -27,14 +27,18 @@ def order(gan):
     return metrics.nearest_neighbours(PLACES, gan.data.denormalise(gan.centres))[0]
 
 
+def kmeans(X, k, rng, **options):
+    return clusters.kmeans(X, clusters.far_rows(X, k, rng), **options)
+
+
 def test_kmeans_finds_what_is_apart_and_its_centres_are_means():
     X = clouds().X
     for seed in range(5):
-        centres = clusters.kmeans(X, 3, np.random.default_rng(seed))
+        centres = kmeans(X, 3, np.random.default_rng(seed))
         nearest, distance = metrics.nearest_neighbours(PLACES, centres)
         assert sorted(nearest) == [0, 1, 2] and distance.max() < 0.1
     X = np.random.default_rng(0).random((500, 2))  # nothing is apart here
-    centres = clusters.kmeans(X, 7, np.random.default_rng(1))
+    centres = kmeans(X, 7, np.random.default_rng(1))
     nearest = metrics.nearest_neighbours(X, centres)[0]
     assert np.allclose(centres, [X[nearest == j].mean(0) for j in range(7)])
 
@@ -55,8 +59,53 @@ def test_a_centre_that_has_no_rows_stays_where_it_is():
         def choice(self, n, p):
             return 0
 
-    assert clusters.kmeans(X, 3, Rigged(), steps=1).tolist() == [[X.mean()], [0.0], [0.0]]
-    assert np.isfinite(clusters.kmeans(X, 3, Rigged())).all()
+    assert kmeans(X, 3, Rigged(), steps=1).tolist() == [[X.mean()], [0.0], [0.0]]
+    assert np.isfinite(kmeans(X, 3, Rigged())).all()
+
+
+def arcs(n=2000, seed=0):
+    """Two half rings, one inside the other's opening, and which one each row belongs to."""
+    rng = np.random.default_rng(seed)
+    t, lower = np.pi * rng.random(n), rng.integers(0, 2, n)
+    curve = np.stack([np.cos(t) + lower, np.sin(t) * (1 - 2 * lower) + 0.4 * lower], 1)
+    return curve + 0.05 * rng.standard_normal((n, 2)), lower
+
+
+def purity(cluster, labels):
+    return sum(np.bincount(labels[cluster == c]).max() for c in np.unique(cluster)) / len(labels)
+
+
+def found(data, *how):
+    centres, cluster_of = clusters.find(data, *how)
+    return cluster_of[metrics.nearest_neighbours(data.normalise(data.X), centres)[0]]
+
+
+def test_parts_put_together_follow_the_shape_of_the_data():
+    X, lower = arcs()
+    data, digits = from_array(X), load("digits")
+    assert purity(found(data, 2, 0), lower) < 0.95  # k-means cuts both in two
+    assert purity(found(data, 2, 0, 40), lower) > 0.99
+    assert found(data, 2, 0, 40).max() == 1 and len(np.unique(found(data, 5, 0, 40))) == 5
+    for seed in range(3):
+        assert (
+            purity(found(digits, 12, seed, 150), digits.labels) > purity(found(digits, 12, seed), digits.labels) + 0.05
+        )
+
+
+def test_what_lies_densest_between_is_put_together_first():
+    def rows(i, j, n):  # n rows nearest to part i and next to part j
+        return np.full((n, 2), (i, j))
+
+    two = np.concatenate(
+        [rows(0, 1, 10), rows(1, 0, 2), rows(1, 2, 8), rows(2, 1, 92), rows(2, 3, 900), rows(3, 2, 990)]
+    )
+    # Rows between / pairs: 0 and 1 12/100, 1 and 2 100/9,920, 2 and 3 1,890/982,080; then {0, 1} and 2 100/19,840.
+    assert clusters.put_together(two, 4, 4).tolist() == [0, 1, 2, 3]
+    assert clusters.put_together(two, 4, 3).tolist() == [0, 0, 1, 2]
+    assert clusters.put_together(two, 4, 2).tolist() == [0, 0, 0, 1]
+    assert clusters.put_together(two, 4, 1).tolist() == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="2 parts have nothing between them"):
+        clusters.put_together(np.concatenate([rows(0, 1, 5), rows(2, 3, 5)]), 4, 1)
 
 
 def test_distances_are_those_of_the_network_s_units():
@@ -95,7 +144,9 @@ def test_samples_come_from_each_cluster_by_its_share():
     assert not np.allclose(gan.probability(PLACES, labels=np.roll(order(gan), 1)), one_each)
 
 
-@pytest.mark.parametrize("name, changed", [("digits", {}), ("ring", {"clusters": 16})])
+@pytest.mark.parametrize(
+    "name, changed", [("digits", {}), ("ring", {"clusters": 16}), ("digits", {"cluster_parts": 20})]
+)
 def test_a_saved_run_goes_on_bit_for_bit_and_samples_without_its_data(tmp_path, name, changed):
     data, options = load(name), SMALL | changed
     whole = GAN(**options, steps=12).fit(data)
@@ -130,6 +181,10 @@ def test_from_the_command_line(tmp_path, capsys):
     for wrong, sentence in (
         (["--clusters", "1"], "clusters is 1; it must be a whole number, 2 or more, or 0 for none"),
         (["--clusters", "4", "--conditional"], "clusters 4 stand in for labels, and conditional uses labels"),
+        (["--clusters", "4", "--cluster-parts", "3"], "3 cluster-parts cannot be put together to 4 clusters"),
+        (["--cluster-parts", "9"], "9 cluster-parts cannot be put together to 0 clusters"),
+        (["--clusters", "4", "--cluster-parts", "601"], "use --cluster-parts 600 or less"),
+        (["--clusters", "2", "--cluster-parts", "60"], "to 2 clusters: 3 parts have nothing between them"),
         (["--clusters", "601"], "601 clusters cannot be found in 'clouds.npy', whose rows are of 600 kinds"),
     ):
         capsys.readouterr()
