@@ -23,13 +23,7 @@ from minigan.mlp import parse_layers
 
 NAME, PREVIOUS = "checkpoint.npz", "previous-checkpoint.npz"
 FORMAT = 1
-ALSO = (
-    "order",
-    "shift",
-    "scale",
-    "centres",
-    "cluster_of",
-)  # arrays of a checkpoint that training does not change in place
+ALSO = ("order", "shift", "scale", "centres", "cluster_of")  # arrays that training does not change in place
 MEMORY, MEMORY_PER_BYTE = 2**30, 1000  # a checkpoint may ask for this much, and as much for each byte of its own
 
 

@@ -113,8 +113,8 @@ def find(data, k, seed, parts=0):
         return centres[used].astype(np.float32), put_together(two.reshape(-1, 2), len(used), k)
     except ValueError as error:
         raise MiniganError(
-            f"{parts} parts of '{data.name}' cannot be put together to {k} clusters: {error}; use --cluster-parts 0, or "
-            "more clusters"
+            f"{parts} parts of '{data.name}' cannot be put together to {k} clusters: {error}; "
+            "use more clusters, or --cluster-parts 0"
         ) from error
 
 
