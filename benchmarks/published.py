@@ -216,13 +216,12 @@ def main():
 def collect(out):
     """Add what lies in ``out`` to published.json and write published.md from it."""
     file = RESULTS / "published.json"
-    rows = {(r["recipe"], r["seed"], r["step"]): r for r in (json.loads(file.read_text()) if file.exists() else [])}
+    key = lambda r: (r["recipe"], r["seed"], r.get("device", ""), r["step"])
+    rows = {key(r): r for r in (json.loads(file.read_text()) if file.exists() else [])}
     for log in sorted(out.glob("*/scores.jsonl")):
         for line in log.read_text().splitlines():
             r = json.loads(line)
-            rows[r["recipe"], r["seed"], r["step"]] = {
-                k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()
-            }
+            rows[key(r)] = {k: round(v, 5) if isinstance(v, float) else v for k, v in r.items()}
     rows = [rows[key] for key in sorted(rows)]
     file.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
     (RESULTS / "published.md").write_text(tables(rows))
@@ -298,8 +297,10 @@ def tables(rows):
             parts += [f"\n## {recipe}\n", table(final, POINTS, seed)]
             continue
         if recipe == "mnist-paper":
-            parts += [f"\n## {recipe}\n", table(mine, IMAGES, epoch, "last_")]
-            parts += ["\n## mnist-paper-averaged, from the same training\n", table(mine, IMAGES, epoch)]
+            for seed, device in dict.fromkeys((r["seed"], r.get("device", "CPU")) for r in mine):
+                one = [r for r in mine if (r["seed"], r.get("device", "CPU")) == (seed, device)]
+                parts += [f"\n## {recipe}, seed {seed}, {device}\n", table(one, IMAGES, epoch, "last_")]
+                parts += ["\n## mnist-paper-averaged, from the same training\n", table(one, IMAGES, epoch)]
         else:
             parts += [f"\n## {recipe}\n", table(final, IMAGES, seed)]
             plain = list({r["seed"]: r for r in rows if f"{r['recipe']}-conditional" == recipe}.values())
