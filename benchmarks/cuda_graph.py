@@ -73,7 +73,8 @@ class GraphedGAN(GAN):
     @staticmethod
     def possible(options, data):
         """Whether the options of a GAN and its data allow a graph."""
-        return options.get("optimizer", "sgd") == "sgd" and data.X is not None and options.get("k", 1) == 1
+        o = {"optimizer": "sgd", "k": 1, "dtype": "float32"} | options
+        return data.X is not None and (o["optimizer"], o["k"], o["dtype"]) == ("sgd", 1, "float32")
 
     def build(self, X, **options):
         if self.xp is not np:
@@ -82,7 +83,7 @@ class GraphedGAN(GAN):
             self.pool, self.cublas = self.xp.cuda.MemoryPool(), CuBLAS(self.xp, self.stream, self.tf32)
         super().build(X, **options)
         if not self.possible(self.options(), self.data):
-            raise ValueError("a graph needs a finite data set, SGD and k = 1")
+            raise ValueError("a graph needs a finite data set, SGD, k = 1 and float32")
         xp = self.xp
         self.graph, self.recording, self.length = None, False, len(self.data.X) // self.batch_size
         self.i = xp.zeros(1, np.int64)  # the step within the epoch

@@ -11,7 +11,8 @@ is there the tables are written to benchmarks/results/published.md. The recipe m
 average of G's weights kept beside them, which changes nothing in the training: the last weights are the paper's
 recipe, their average is the recipe mnist-paper-averaged; both are scored along the way.
 
-On a GPU a training is replayed as a CUDA graph (cuda_graph.py), and scored on the CPU's other cores meanwhile.
+On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. It takes
+minutes, and a stopped one begins anew.
 """
 
 import argparse
@@ -58,37 +59,46 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
     if steps:
         options["steps"] = steps
     if rows and rows[-1]["step"] >= options["steps"]:
-        return rows[-1]
-    if (folder / checkpoint.NAME).exists():
+        return rows[-1]  # it is done
+    if backend == "cupy":
+        rows = []
+        log.unlink(missing_ok=True)
+    if (folder / checkpoint.NAME).exists() and backend == "numpy":
         gan, extra, _ = checkpoint.load(folder, data, backend=backend, **({"steps": steps} if steps else {}))
         seconds = float(extra.get("seconds", 0))
     else:
         kind = GraphedGAN if backend == "cupy" and GraphedGAN.possible(options, data) else GAN
         gan, seconds = kind(**options, backend=backend).build(data), 0.0
-    save_every = SAVE_EVERY if backend == "numpy" else 20 * SAVE_EVERY
     done, pending = {row["step"] for row in rows}, []
     last = gan.step == gan.steps
-    while gan.steps not in done:
-        if not last:  # else it was stopped while its last state was scored
-            began = time.perf_counter()
-            gan.train_step()
-            last = gan.step == gan.steps
-            if gan.step % gan.report_every == 0 or last:
-                gan.report()  # raises Diverged
-            seconds += time.perf_counter() - began
-            if gan.step % save_every == 0 or last:
-                checkpoint.save(folder, gan, {"seconds": seconds})
-        if gan.step not in done and (future := submit(gan, last)):
-            row = {"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1)}
-            row |= {"device": gan.backend_used.device} if backend == "cupy" else {}
-            done.add(gan.step)
-            pending.append((row, future))
-            print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {seconds:.0f} s", flush=True)
-        while pending and (last or pending[0][1].done()):
+
+    def write_scores(wait):
+        while pending and (wait or pending[0][1].done()):
             row, future = pending.pop(0)
             rows.append(row | future.result())
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
+
+    try:
+        while gan.steps not in done:
+            if not last:  # else it was stopped while its last state was scored
+                began = time.perf_counter()
+                gan.train_step()
+                last = gan.step == gan.steps
+                if gan.step % gan.report_every == 0 or last:
+                    gan.report()  # raises Diverged
+                seconds += time.perf_counter() - began
+                if last or (gan.step % SAVE_EVERY == 0 and backend == "numpy"):
+                    checkpoint.save(folder, gan, {"seconds": seconds})
+            if gan.step not in done and (future := submit(gan, last)):
+                row = {"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1)}
+                row |= {"device": gan.backend_used.device} if backend == "cupy" else {}
+                done.add(gan.step)
+                pending.append((row, future))
+                print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {seconds:.0f} s", flush=True)
+            write_scores(wait=False)
+    finally:
+        write_scores(wait=True)
     return rows[-1]
 
 
@@ -157,7 +167,8 @@ def one(recipe, seed, out, data_dir, steps, backend="numpy", scorers=0):
     name = recipes.load(recipe)["data"]
     data = load(name, data_dir)
     kind = "points" if data.modes is not None else "images"
-    go = partial(train, recipe, seed, Path(out) / f"{recipe}-{seed}", data, steps=steps, backend=backend)
+    folder = Path(out) / (f"{recipe}-{seed}" + ("-cupy" if backend == "cupy" else ""))
+    go = partial(train, recipe, seed, folder, data, steps=steps, backend=backend)
     submit = submit_points if kind == "points" else submit_images
     if not scorers:
         return go(partial(submit, Now(), getattr(Scorer(data), kind)))
@@ -289,21 +300,23 @@ def spread(rows, column):
 def tables(rows):
     """published.md"""
     parts = ["# The published numbers\n\nWritten by `python benchmarks/published.py`; final weights, every seed."]
-    for recipe in dict.fromkeys(r["recipe"] for r in rows):
-        mine = [r for r in rows if r["recipe"] == recipe]
+    place = lambda r: f", {r['device']}" if "device" in r else ""  # of trainings on the CPU it is not said
+    for recipe, where in dict.fromkeys((r["recipe"], place(r)) for r in rows):
+        mine = [r for r in rows if (r["recipe"], place(r)) == (recipe, where)]
         final = list({r["seed"]: r for r in mine}.values())  # the last step of each
         real, seed, epoch = final[-1], ("seed", lambda r: r["seed"]), ("epoch", lambda r: r["step"] // EPOCH)
         if "modes" in real:
-            parts += [f"\n## {recipe}\n", table(final, POINTS, seed)]
+            parts += [f"\n## {recipe}{where}\n", table(final, POINTS, seed)]
             continue
         if recipe == "mnist-paper":
-            for seed, device in dict.fromkeys((r["seed"], r.get("device", "CPU")) for r in mine):
-                one = [r for r in mine if (r["seed"], r.get("device", "CPU")) == (seed, device)]
-                parts += [f"\n## {recipe}, seed {seed}, {device}\n", table(one, IMAGES, epoch, "last_")]
+            for last in final:
+                one = [r for r in mine if r["seed"] == last["seed"]]
+                parts += [f"\n## {recipe}, seed {last['seed']}{where}\n", table(one, IMAGES, epoch, "last_")]
                 parts += ["\n## mnist-paper-averaged, from the same training\n", table(one, IMAGES, epoch)]
         else:
-            parts += [f"\n## {recipe}\n", table(final, IMAGES, seed)]
-            plain = list({r["seed"]: r for r in rows if f"{r['recipe']}-conditional" == recipe}.values())
+            parts += [f"\n## {recipe}{where}\n", table(final, IMAGES, seed)]
+            kin = [r for r in rows if (f"{r['recipe']}-conditional", place(r)) == (recipe, where)]
+            plain = list({r["seed"]: r for r in kin}.values())
             if plain:
                 parts.append(
                     f"\nThe mean recall within classes is {spread(final, 'class_recall')}, without labels "

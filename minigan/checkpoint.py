@@ -162,6 +162,8 @@ def _check_sizes(gan, arrays, meta, data, size):
         asked += passes * m * sum(layer.n_out for layer in layers)
     shapes = {"shift": (features,), "scale": (features,)}
     if gan.clusters:
+        if not gan.cluster_parts:  # nor did runs have any before there were parts
+            arrays.setdefault("cluster_of", np.arange(gan.clusters))
         centres, cluster_of = len(arrays["centres"]), arrays["cluster_of"]
         shapes["centres"] = centres, features
         if cluster_of.shape != (centres,) or set(cluster_of.tolist()) != set(range(gan.clusters)):

@@ -110,6 +110,8 @@ def find(data, k, seed, parts=0):
     two = two_nearest(rows, centres)
     used, two = np.unique(two, return_inverse=True)
     try:
+        if len(used) < k:
+            raise ValueError(f"only {len(used)} parts have rows")
         return centres[used].astype(np.float32), put_together(two.reshape(-1, 2), len(used), k)
     except ValueError as error:
         raise MiniganError(
@@ -130,8 +132,11 @@ def in_clusters(data, centres, cluster_of, shares=None):
         nearest = xp.argmin(xp.square(x[:, None] - xp.asarray(centres)).sum(2), axis=1)
         return xp.asarray(cluster_of)[nearest]
 
-    labels = None if data.X is None else cluster_of[nearest_neighbours(data.normalise(data.X), centres)[0]]
+    def label_of_host_rows(X):  # the same, but in blocks
+        return cluster_of[nearest_neighbours(data.normalise(X), centres)[0]]
+
+    labels = None if data.X is None else label_of_host_rows(data.X)
     if shares is None:
-        counted = label_of(data.real_samples(STREAM_ROWS, seed=0), np) if labels is None else labels
+        counted = label_of_host_rows(data.real_samples(STREAM_ROWS, seed=0)) if labels is None else labels
         shares = dict(enumerate((np.bincount(counted, minlength=cluster_of.max() + 1) / len(counted)).tolist()))
     return replace(data, labels=labels, label_of=label_of, label_shares=shares)

@@ -44,10 +44,9 @@ class Adam:
     """Kingma and Ba 2015, Algorithm 1, with ``momentum`` as β₁ and β₂ = 0.999, ε = 1e-8."""
 
     ON_GPU = (
-        "T grad, T rate, T beta1, T beta2, T eps",
+        "T grad, T rate, T beta1, T rest1, T beta2, T rest2, T eps",  # rest = 1 - beta, in double precision
         "T m, T s, T theta",
-        "m = beta1 * m + (1 - beta1) * grad; s = beta2 * s + (1 - beta2) * grad * grad; "
-        "theta = theta - rate * m / (sqrt(s) + eps)",
+        "m = beta1 * m + rest1 * grad; s = beta2 * s + rest2 * grad * grad; theta = theta - rate * m / (sqrt(s) + eps)",
     )
 
     def __init__(self, theta, xp=np, beta2=0.999, eps=1e-8):
@@ -64,7 +63,8 @@ class Adam:
         correction = (1 - self.powers[1]) ** 0.5
         rate, eps = lr * correction / (1 - self.powers[0]), self.eps * correction
         if self.kernel:
-            self.kernel(grad, rate, momentum, beta2, eps, self.state["mean"], self.state["square"], theta)
+            scalars = rate, momentum, 1 - momentum, beta2, 1 - beta2, eps
+            self.kernel(grad, *scalars, self.state["mean"], self.state["square"], theta)
             return
         piece = len(self.buffer)
         for i in range(0, len(theta), piece):

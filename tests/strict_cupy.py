@@ -379,8 +379,9 @@ class ElementwiseKernel:
             raise TypeError(f"Wrong number of arguments for {self.name}")
         values = dict(zip(self.inputs + self.outputs, map(_host, args), strict=True))
         outputs = {name: values[name] for name in self.outputs}
-        if len({a.dtype for a in values.values() if isinstance(a, np.ndarray)}) > 1:
+        if len(types := {a.dtype for a in values.values() if isinstance(a, np.ndarray)}) > 1:
             raise TypeError("Type is mismatched. T")
+        values = {name: a if isinstance(a, np.ndarray) else types.copy().pop().type(a) for name, a in values.items()}
         counts["launches"] += 1
         with np.errstate(all="ignore"):
             for statement in self.statements:

@@ -266,6 +266,15 @@ def test_training_and_everything_a_person_sees_is_equal(device, case):
         assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [1, 3, 1026])
+def test_maxout_of_fewer_rows_than_pieces(device, n):
+    nets = dict(generator="maxout 6x5", discriminator="maxout 6x5")
+    gans = [GAN(**nets, backend=b).build(load("ring")) for b in ("cupy", "numpy")]
+    x = gans[0].data.real_samples(n, seed=0)
+    for ours, theirs in ([gan.probability(x) for gan in gans], [gan.sample(n, seed=1) for gan in gans]):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
 def test_every_gradient_is_right_on_the_device(device):
     checks = list(gradcheck.run(count=3, seed=2, backend=device))
     assert len(checks) > 20

@@ -1,6 +1,7 @@
 """The script that trains for the published numbers: it goes on where it stopped, and writes what it measured."""
 
 import json
+from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
@@ -74,3 +75,31 @@ def test_an_average_beside_it_leaves_the_training_as_it_is():
     assert np.array_equal(plain.G.theta, averaged.G.theta) and np.array_equal(plain.D.theta, averaged.D.theta)
     assert np.array_equal(averaged.sample(5, seed=0, average=False), plain.sample(5, seed=0))
     assert not np.array_equal(averaged.sample(5, seed=0), plain.sample(5, seed=0))
+
+
+def test_scores_that_come_late_are_kept_in_order_and_also_if_training_breaks_off(scores, tmp_path):
+    data, submit = scores
+    late = []
+
+    def score_later(gan, last):
+        if gan.step % 2 and not last:
+            return None
+        late.append((Future(), submit(gan, True).result()))
+        if gan.step == 6:
+            for future, result in reversed(late):
+                future.set_result(result)
+        if gan.step == 8:
+            raise KeyboardInterrupt
+        return late[-1][0]
+
+    with pytest.raises(KeyboardInterrupt):
+        published.train("ring-pacgan", 3, tmp_path, data, score_later, steps=12)
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6] and all("modes" in row for row in rows)
+
+
+def test_trainings_on_different_devices_are_not_one_table():
+    row = {"recipe": "ring-pacgan", "seed": 0, "step": 9, "seconds": 60, "modes": 8, "total": 8, "class_recall": 0}
+    row |= dict.fromkeys([c for c in published.POINTS.values() if isinstance(c, str)], 0.5)
+    text = published.tables([row, row | {"device": "GPU (one)", "high_quality": 0.75}])
+    assert "## ring-pacgan\n" in text and "## ring-pacgan, GPU (one)\n" in text and "±" not in text
