@@ -315,7 +315,7 @@ def tables(rows):
                 parts += ["\n## mnist-paper-averaged, from the same training\n", table(one, IMAGES, epoch)]
         else:
             parts += [f"\n## {recipe}{where}\n", table(final, IMAGES, seed)]
-            kin = [r for r in rows if (f"{r['recipe']}-conditional", place(r)) == (recipe, where)]
+            kin = [r for r in rows if r["recipe"] == recipe.replace("-cond", "-uncond") != recipe and place(r) == where]
             plain = list({r["seed"]: r for r in kin}.values())
             if plain:
                 parts.append(
