@@ -97,12 +97,13 @@ def find(data, k, seed, parts=0):
     """
     most = ROWS_OF_PARTS if parts else ROWS
     rows = data.normalise(data.real_samples(most if data.X is None else min(most, len(data.X)), seed))
-    kinds, option = np.unique(rows, axis=0), "--cluster-parts" if parts else "--clusters"
-    if len(kinds) < (parts or k):
-        raise MiniganError(
-            f"{parts or k} clusters cannot be found in '{data.name}', whose rows are of {len(kinds)} kinds; "
-            f"use {option} {len(kinds)}" + (" or less" if len(kinds) > 2 else "")
-        )
+    kinds = np.unique(rows, axis=0)
+    for option, n in (("--clusters", k), ("--cluster-parts", parts)):
+        if n > len(kinds):
+            raise MiniganError(
+                f"{n} clusters cannot be found in '{data.name}', whose rows are of {len(kinds)} kinds; "
+                f"use {option} {len(kinds)}" + (" or less" if len(kinds) > 2 else "")
+            )
     rng = np.random.default_rng([seed, 2])  # 2: not the stream of the rows
     if not parts:
         return kmeans(rows, far_rows(rows, k, rng)).astype(np.float32), np.arange(k)
