@@ -3,8 +3,8 @@
 Source: S3, "there is no explicit representation of p_g", and Table 1 of Goodfellow et al. 2014, after Breuleux, Bengio
 and Vincent 2011: log p̂(x) = log (1/M) Σᵢ N(x; xᵢ, σ² I) over M samples xᵢ, σ the best on validation rows. In few
 dimensions it comes near the truth. In many it does not, and it prefers the mean of a digit and its neighbours, which
-no one would take for a better digit, to real digits (Theis, van den Oord and Bethge 2016). The paper's MNIST number is
-reproduced by ``benchmarks/published.py mnist-paper``, which takes hours.
+no one would take for a better digit, to real digits (Theis, van den Oord and Bethge 2016). The paper's MNIST number,
+225, is looked for by ``benchmarks/published.py mnist-paper``, which takes hours: docs/results.md.
 """
 
 import math
