@@ -109,3 +109,8 @@ def test_trainings_on_different_devices_are_not_one_table():
     row |= dict.fromkeys([c for c in published.POINTS.values() if isinstance(c, str)], 0.5)
     text = published.tables([row, row | {"device": "GPU (one)", "high_quality": 0.75}])
     assert "## ring-pacgan\n" in text and "## ring-pacgan, GPU (one)\n" in text and "±" not in text
+
+
+def test_scoring_in_another_process_gives_the_same(tmp_path):
+    here, there = (published.one("ring-pacgan", 0, tmp_path / str(n), None, 2, scorers=n) for n in (0, 1))
+    assert {**here, "seconds": 0} == {**there, "seconds": 0}
