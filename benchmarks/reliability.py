@@ -299,7 +299,7 @@ def kill(scratch, args):
         for folder in (whole, part):
             shutil.rmtree(folder, ignore_errors=True)
         pid, pipe = life([*options, "--out", whole], drawn)
-        assert told(pipe)[2] == 0, told
+        assert (outcome := told(pipe))[2] == 0, outcome
         os.waitpid(pid, 0)
         start, step, finished = [*options, "--out", part], 0, False
         for _ in range(25):

@@ -174,10 +174,6 @@ def test_from_the_command_line(tmp_path, capsys):
     assert train([*data, *options, "--clusters", "4", "--steps", "10", "--out", str(run)]) == 0
     assert json.loads((run / "config.json").read_text())["clusters"] == 4
     assert "label_agreement" not in json.loads((run / "scores.json").read_text())
-    parts = ["--clusters", "4", "--cluster-parts", "30", "--steps", "5", "--out", str(tmp_path / "parts")]
-    capsys.readouterr()
-    assert train([*data, *[o for o in options if o != "--quiet"], *parts]) == 0
-    assert capsys.readouterr().out.startswith("finding 4 clusters\n")
     assert train(["--resume", str(run), "--steps", "12", "--quiet"]) == 0
     assert main(["sample", str(run), "-n", "30", "-o", str(tmp_path / "x.csv")]) == 0
     assert (tmp_path / "x.csv").read_text().splitlines()[0] == "x0,x1"  # clusters are nobody's labels

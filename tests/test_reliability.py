@@ -44,7 +44,7 @@ def leave_out_the_slow_parts(monkeypatch):
         plots._write(path, np.ascontiguousarray(fake).tobytes())
 
     monkeypatch.setattr(plots, "samples", numbers)
-    monkeypatch.setattr(plots, "animate", lambda path, data, frames, *rest: numbers(path, data, frames))
+    monkeypatch.setattr(plots, "animate", lambda path, data, frames, *rest, **more: numbers(path, data, frames))
     monkeypatch.setattr(plots, "curves", lambda path, log: plots._write(path, repr(log).encode()))
     monkeypatch.setattr(metrics, "evaluate", lambda data, fake: {"n": len(fake)})
 
