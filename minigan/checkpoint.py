@@ -128,7 +128,9 @@ def _state(gan):
     arrays = {name: gan.backend_used.to_host(array) for name, array in _live_arrays(gan).items()}
     arrays.update(order=order, shift=gan.data.shift, scale=gan.data.scale)
     if gan.clusters:
-        arrays.update(centres=gan.centres, cluster_of=gan.cluster_of)
+        arrays["centres"] = gan.centres
+        if gan.cluster_parts:  # else each centre has a cluster of its own
+            arrays["cluster_of"] = gan.cluster_of
     meta = {
         "format": FORMAT,
         "version": __version__,
@@ -162,12 +164,10 @@ def _check_sizes(gan, arrays, meta, data, size):
         asked += passes * m * sum(layer.n_out for layer in layers)
     shapes = {"shift": (features,), "scale": (features,)}
     if gan.clusters:
-        if not gan.cluster_parts:  # nor did runs have any before there were parts
-            arrays.setdefault("cluster_of", np.arange(gan.clusters))
-        centres, cluster_of = len(arrays["centres"]), arrays["cluster_of"]
-        shapes["centres"] = centres, features
-        if cluster_of.shape != (centres,) or set(cluster_of.tolist()) != set(range(gan.clusters)):
-            raise ValueError(f"cluster_of names {len(set(cluster_of.tolist()))} clusters for {len(cluster_of)} centres")
+        cluster_of = _cluster_of(gan, arrays)
+        shapes["centres"] = len(cluster_of), features
+        if cluster_of.ndim != 1 or set(cluster_of.tolist()) != set(range(gan.clusters)):
+            raise ValueError(f"cluster_of, of shape {cluster_of.shape}, does not name {gan.clusters} clusters")
     for name, wanted in shapes.items():
         if arrays[name].shape != wanted:
             _refuse(name, arrays[name], "float32", wanted)
@@ -190,6 +190,10 @@ def _check_sizes(gan, arrays, meta, data, size):
             raise ValueError(f"{name} is {number!r}")
 
 
+def _cluster_of(gan, arrays):
+    return arrays["cluster_of"] if gan.cluster_parts else np.arange(gan.clusters)
+
+
 def _restore(gan, arrays, meta, data):
     about = meta["data"]
     trained_on = data or Dataset(
@@ -198,7 +202,7 @@ def _restore(gan, arrays, meta, data):
         shift=arrays["shift"], scale=arrays["scale"],
         label_shares=_label_shares(about.get("label_shares")),
     )  # fmt: skip
-    found = (arrays["centres"], arrays["cluster_of"]) if gan.clusters else None
+    found = (arrays["centres"], _cluster_of(gan, arrays)) if gan.clusters else None
     gan.build(trained_on, False, found, _label_shares(meta.get("cluster_shares")))
     gan.step, gan.saved_on = meta["step"], meta["backend"]
     live = _live_arrays(gan)
