@@ -43,12 +43,12 @@ def kmeans(X, centres, steps=100):
     """
     centres, before = centres.copy(), None
     for _ in range(steps):
-        nearest = nearest_neighbours(X, centres)[0]
-        if before is not None and (nearest == before).all():
+        side = nearest_neighbours(X, centres)[0]
+        if before is not None and (side == before).all():
             break
-        before = nearest
-        for j in np.unique(nearest):
-            centres[j] = X[nearest == j].mean(0)
+        before = side
+        for j in np.unique(side):
+            centres[j] = X[side == j].mean(0)
     return centres
 
 
@@ -62,12 +62,13 @@ def two_nearest(X, centres):
     return two
 
 
-def put_together(two, parts, k):
+def average_linkage(two, parts, k):
     """To which of k clusters each of so many parts belongs (parts,), given ``two_nearest`` of the rows.
 
     Two parts are neighbours if rows lie between them, nearest to one and next to the other: Martinetz and Schulten
-    1994, section 3. Again and again the two clusters are joined that have most such rows for each pair of rows that
-    could have been one: average linkage, Sokal and Michener 1958. Raises ValueError if no two are neighbours any more.
+    1994, section 3. Their density is the number of such rows over the product of the parts' sizes. Again and again the
+    two densest clusters are joined: average linkage, Sokal and Michener 1958, as rows and sizes add up. Raises
+    ValueError if no two are neighbours any more.
     """
     between = np.zeros((parts, parts))
     np.add.at(between, (two[:, 0], two[:, 1]), 1)
@@ -78,7 +79,7 @@ def put_together(two, parts, k):
         i, j = np.unravel_index(density.argmax(), density.shape)
         if density[i, j] <= 0:
             raise ValueError(f"{left} parts have nothing between them")
-        between[i] += between[j]
+        between[i] += between[j]  # cluster i takes j in; nothing is left of j that could be joined again
         between[:, i] += between[:, j]
         between[i, i] = between[j] = between[:, j] = 0
         size[i] += size[j]
@@ -113,12 +114,17 @@ def find(data, k, seed, parts=0):
     try:
         if len(used) < k:
             raise ValueError(f"only {len(used)} parts have rows")
-        return centres[used].astype(np.float32), put_together(two.reshape(-1, 2), len(used), k)
+        return centres[used].astype(np.float32), average_linkage(two.reshape(-1, 2), len(used), k)
     except ValueError as error:
         raise MiniganError(
             f"{parts} parts of '{data.name}' cannot be put together to {k} clusters: {error}; "
             "use more clusters, or --cluster-parts 0"
         ) from error
+
+
+def nearest(x, centres, cluster_of):
+    """The cluster (n,) of each row x (n, features), in the network's units, on the host."""
+    return cluster_of[nearest_neighbours(x, centres)[0]]
 
 
 def in_clusters(data, centres, cluster_of, shares=None):
@@ -128,16 +134,13 @@ def in_clusters(data, centres, cluster_of, shares=None):
     """
 
     def label_of(x, xp):
-        """For streams: the cluster (n,) of each row x (n, features), in the data's units, of module xp."""
+        """For streams: ``nearest`` for rows x (n, features) in the data's units, on the device of module xp."""
         x = (x - xp.asarray(data.shift)) / xp.asarray(data.scale)
-        nearest = xp.argmin(xp.square(x[:, None] - xp.asarray(centres)).sum(2), axis=1)
-        return xp.asarray(cluster_of)[nearest]
+        return xp.asarray(cluster_of)[xp.argmin(xp.square(x[:, None] - xp.asarray(centres)).sum(2), axis=1)]
 
-    def label_of_host_rows(X):  # the same, but in blocks
-        return cluster_of[nearest_neighbours(data.normalise(X), centres)[0]]
-
-    labels = None if data.X is None else label_of_host_rows(data.X)
+    of_host_rows = lambda X: nearest(data.normalise(X), centres, cluster_of)
+    labels = None if data.X is None else of_host_rows(data.X)
     if shares is None:
-        counted = label_of_host_rows(data.real_samples(STREAM_ROWS, seed=0)) if labels is None else labels
+        counted = of_host_rows(data.real_samples(STREAM_ROWS, seed=0)) if labels is None else labels
         shares = dict(enumerate((np.bincount(counted, minlength=cluster_of.max() + 1) / len(counted)).tolist()))
     return replace(data, labels=labels, label_of=label_of, label_shares=shares)

@@ -18,7 +18,6 @@ from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
-from minigan.metrics import nearest_neighbours
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
@@ -237,7 +236,7 @@ class GAN(Options):
             return sum(share * self.probability(x, label) for label, share in self.data.label_shares.items())
         x = self.data.normalise(x)
         if self.clusters and labels is None:
-            labels = self.cluster_of[nearest_neighbours(x, self.centres)[0]]
+            labels = clusters.nearest(x, self.centres, self.cluster_of)
         logits = self._in_blocks(self.D, self._with_labels(x, labels))
         return losses.sigmoid(logits[:, 0])
 

@@ -100,12 +100,12 @@ def test_what_lies_densest_between_is_put_together_first():
         [rows(0, 1, 10), rows(1, 0, 2), rows(1, 2, 8), rows(2, 1, 92), rows(2, 3, 900), rows(3, 2, 990)]
     )
     # Rows between / pairs: 0 and 1 12/100, 1 and 2 100/9,920, 2 and 3 1,890/982,080; then {0, 1} and 2 100/19,840.
-    assert clusters.put_together(two, 4, 4).tolist() == [0, 1, 2, 3]
-    assert clusters.put_together(two, 4, 3).tolist() == [0, 0, 1, 2]
-    assert clusters.put_together(two, 4, 2).tolist() == [0, 0, 0, 1]
-    assert clusters.put_together(two, 4, 1).tolist() == [0, 0, 0, 0]
+    assert clusters.average_linkage(two, 4, 4).tolist() == [0, 1, 2, 3]
+    assert clusters.average_linkage(two, 4, 3).tolist() == [0, 0, 1, 2]
+    assert clusters.average_linkage(two, 4, 2).tolist() == [0, 0, 0, 1]
+    assert clusters.average_linkage(two, 4, 1).tolist() == [0, 0, 0, 0]
     with pytest.raises(ValueError, match="2 parts have nothing between them"):
-        clusters.put_together(np.concatenate([rows(0, 1, 5), rows(2, 3, 5)]), 4, 1)
+        clusters.average_linkage(np.concatenate([rows(0, 1, 5), rows(2, 3, 5)]), 4, 1)
 
 
 def test_distances_are_those_of_the_network_s_units():
