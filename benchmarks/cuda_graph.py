@@ -93,20 +93,15 @@ class GraphedGAN(GAN):
         self.now = xp.empty((1, 4), self.dtype)  # this step's row of it
         return self
 
-    def train_step(self):
+    def update_networks(self):
         if self.step % self.length == 0:
             self._next_epoch()
-        if self.graph:
-            self.graph.launch(self.stream)
-        elif self.xp is np or self.step < 2:  # the first ones compile what they need
-            self._step_on_device()
+        if self.xp is np or self.step < 2:  # the first ones compile what they need
+            self._update_on_device()
         else:
-            self.graph = self._record()
+            self.graph = self.graph or self._record()
             self.graph.launch(self.stream)
-        self.step += 1
         self.batches.position += self.batch_size  # for ``checkpoint``
-        self._average_weights()
-        self._record_logits()
 
     def _next_epoch(self):
         """A new order of the rows, and the rates of its steps."""
@@ -123,22 +118,18 @@ class GraphedGAN(GAN):
     def _record(self):
         self.stream.begin_capture()
         try:
-            self._step_on_device()
+            self._update_on_device()
         finally:
             graph = self.stream.end_capture()
         return graph
 
-    def _step_on_device(self):
+    def _update_on_device(self):
         self.recording = True
         try:
             with self._own_products(), self._own_memory():
                 self.xp.take(self.table, self.i, axis=0, out=self.now, **self.batches.take_options)
                 self.rows = self.xp.take(self.order, self.arange + self.i * self.batch_size)
-                if self.update == "simultaneous":
-                    self.simultaneous_step()
-                else:
-                    self.discriminator_step()
-                    self.generator_step()
+                super().update_networks()
                 self.i += 1
         finally:
             self.recording = False

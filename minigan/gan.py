@@ -1,10 +1,10 @@
 """Generative adversarial nets: Algorithm 1 of Goodfellow et al. 2014 (arXiv 1406.2661), by hand.
 
 for number of training iterations do                                         GAN.train_step
-    for k steps do                                                           GAN.discriminator_step
+    for k steps do                                                           GAN.update_networks
         sample minibatch of m noise samples z from the prior
         sample minibatch of m examples x from the data
-        update D by ascending its stochastic gradient of V
+        update D by ascending its stochastic gradient of V                   GAN.discriminator_step
     sample minibatch of m noise samples z from the prior                     GAN.generator_step
     update G by descending its stochastic gradient
 """
@@ -52,15 +52,19 @@ class GAN(Options):
     def train_step(self):
         """One iteration of Algorithm 1. It never waits for the device, and its passes allocate no memory."""
         with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, report() says so
-            if self.update == "simultaneous":
-                self.simultaneous_step()
-            else:
-                for _ in range(self.k):
-                    self.discriminator_step()
-                self.generator_step()
+            self.update_networks()
             self.step += 1
             self._average_weights()
             self._record_logits()
+
+    def update_networks(self):
+        """k steps of D, then one of G; or, with update "simultaneous", both at once."""
+        if self.update == "simultaneous":
+            self.simultaneous_step()
+        else:
+            for _ in range(self.k):
+                self.discriminator_step()
+            self.generator_step()
 
     def discriminator_step(self, x_real=None):
         """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
