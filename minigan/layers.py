@@ -103,7 +103,10 @@ class Maxout:
     def forward(self, x, p, c, rng=None):
         """Also notes which piece gave each unit its value, for all the passes that follow."""
         a = self._by_piece(self.affine.forward(x, p, c.affine))
-        (self._pick if self.xp is np else self._pick_on_gpu)(a, c)
+        if self.xp is np:
+            self._pick(a, c)
+        else:
+            self._pick_on_gpu(a, c)
         return c.out
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):

@@ -6,6 +6,7 @@ The tests' networks are small: on a busy machine the threads of NumPy's matrix p
 import importlib.util
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before any test imports NumPy
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is born ignoring it
 
 
 def load_script(path):
