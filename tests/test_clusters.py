@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from test_checkpoint import rewritten
 
 from minigan import GAN, MiniganError, checkpoint, clusters, load, metrics
 from minigan.__main__ import main
@@ -190,3 +191,17 @@ def test_from_the_command_line(tmp_path, capsys):
         capsys.readouterr()
         assert train([*data, *options, *wrong, "--out", str(tmp_path / "none")]) == 2
         assert sentence in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_clusters_of_a_checkpoint_that_make_no_sense_are_refused(tmp_path):
+    gan = GAN(**SMALL, cluster_parts=20, steps=2).fit(load("digits"))
+    checkpoint.save(tmp_path, gan)
+    with np.load(tmp_path / checkpoint.NAME) as file:
+        arrays = dict(file)
+    rewritten(tmp_path, arrays)
+    assert np.array_equal(checkpoint.load(tmp_path)[0].cluster_of, gan.cluster_of)
+    of = gan.cluster_of
+    for wrong in (None, of[1:], of[None], np.where(of == 2, 1, of), np.where(of == 2, 3, of)):
+        rewritten(tmp_path, arrays, cluster_of=wrong)
+        with pytest.raises(MiniganError, match="does not make sense|belongs to another run"):
+            checkpoint.load(tmp_path)
