@@ -110,10 +110,13 @@ def find(data, k, seed, parts=0):
         return kmeans(rows, far_rows(rows, k, rng)).astype(np.float32), np.arange(k)
     centres = kmeans(rows, kinds[rng.choice(len(kinds), parts, replace=False)], STEPS_OF_PARTS)
     two = two_nearest(rows, centres)
-    used, two = np.unique(two, return_inverse=True)
+    used, two = np.unique(two, return_inverse=True)  # of rows that are nearly equal some parts get none
+    if len(used) < k:
+        raise MiniganError(
+            f"{k} clusters cannot be made of {parts} parts of '{data.name}', only {len(used)} of which have rows; "
+            f"use --clusters {len(used)} or less"
+        )
     try:
-        if len(used) < k:
-            raise ValueError(f"only {len(used)} parts have rows")
         return centres[used].astype(np.float32), average_linkage(two.reshape(-1, 2), len(used), k)
     except ValueError as error:
         raise MiniganError(

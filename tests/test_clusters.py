@@ -205,3 +205,17 @@ def test_clusters_of_a_checkpoint_that_make_no_sense_are_refused(tmp_path):
         rewritten(tmp_path, arrays, cluster_of=wrong)
         with pytest.raises(MiniganError, match="does not make sense|belongs to another run"):
             checkpoint.load(tmp_path)
+
+
+def test_parts_may_be_more_than_the_rows_that_clusters_are_found_on(monkeypatch):
+    monkeypatch.setattr(clusters, "ROWS", 50)
+    assert found(clouds(), 3, 0, 100).max() == 2
+    with pytest.raises(MiniganError, match="100 clusters cannot be found"):
+        clusters.find(clouds(), 100, 0)
+
+
+def test_parts_without_rows_are_no_clusters():
+    rng = np.random.default_rng(0)
+    X = rng.random((5, 20))[rng.integers(0, 5, 300)] + 1e-7 * rng.standard_normal((300, 20))  # as good as five rows
+    with pytest.raises(MiniganError, match="only 8. of which have rows; use --clusters 8. or less"):
+        clusters.find(from_array(X.astype(np.float32)), 90, 0, 100)

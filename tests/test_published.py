@@ -1,11 +1,13 @@
 """The script that trains for the published numbers: it goes on where it stopped, and writes what it measured."""
 
 import json
+import sys
 from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
 import pytest
+import strict_cupy
 
 from benchmarks import published
 from minigan import GAN, load
@@ -109,6 +111,20 @@ def test_trainings_on_different_devices_are_not_one_table():
     row |= dict.fromkeys([c for c in published.POINTS.values() if isinstance(c, str)], 0.5)
     text = published.tables([row, row | {"device": "GPU (one)", "high_quality": 0.75}])
     assert "## ring-pacgan\n" in text and "## ring-pacgan, GPU (one)\n" in text and "±" not in text
+
+
+def test_a_training_on_a_gpu_begins_anew_and_stands_beside_that_on_the_cpu(scores, tmp_path, monkeypatch):
+    data, submit = scores
+    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    monkeypatch.setattr(published, "RESULTS", tmp_path)
+    published.train("ring-pacgan", 3, tmp_path / "out" / "one", data, submit, steps=2)
+    (tmp_path / "out" / "two").mkdir()
+    (tmp_path / "out" / "two" / "scores.jsonl").write_text('{"step": 1}\n')  # of one that was stopped
+    there = published.train("ring-pacgan", 3, tmp_path / "out" / "two", data, submit, steps=2, backend="cupy")
+    assert there["device"] == "GPU (strict stand-in)"
+    published.collect(tmp_path / "out")
+    rows = json.loads((tmp_path / "published.json").read_text())
+    assert [(row["step"], row.get("device")) for row in rows] == [(2, None), (2, there["device"])]
 
 
 def test_scoring_in_another_process_gives_the_same(tmp_path):
