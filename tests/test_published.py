@@ -120,11 +120,12 @@ def test_a_training_on_a_gpu_begins_anew_and_stands_beside_that_on_the_cpu(score
     published.train("ring-pacgan", 3, tmp_path / "out" / "one", data, submit, steps=2)
     (tmp_path / "out" / "two").mkdir()
     (tmp_path / "out" / "two" / "scores.jsonl").write_text('{"step": 1}\n')  # of one that was stopped
-    there = published.train("ring-pacgan", 3, tmp_path / "out" / "two", data, submit, steps=2, backend="cupy")
+    always = lambda gan, last: submit(gan, True)
+    there = published.train("ring-pacgan", 3, tmp_path / "out" / "two", data, always, steps=2, backend="cupy")
     assert there["device"] == "GPU (strict stand-in)"
     published.collect(tmp_path / "out")
     rows = json.loads((tmp_path / "published.json").read_text())
-    assert [(row["step"], row.get("device")) for row in rows] == [(2, None), (2, there["device"])]
+    assert [(row["step"], row.get("device")) for row in rows] == [(2, None), (1, there["device"]), (2, there["device"])]
 
 
 def test_scoring_in_another_process_gives_the_same(tmp_path):
