@@ -120,6 +120,8 @@ def sample(args):
         with contextlib.suppress(OSError):
             temporary.unlink()
     print(f"{args.n} samples of {args.run} (step {gan.step}) are in {out}")
+    if labels is not None and args.label is None and out.suffix.lower() == ".npy":
+        print("minigan: a .npy file has no place for their labels; write .npz or .csv to keep them", file=sys.stderr)
     return 0
 
 

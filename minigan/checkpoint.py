@@ -19,6 +19,7 @@ from minigan.batches import Batches
 from minigan.data import Dataset, whole_or_text
 from minigan.errors import MiniganError
 from minigan.gan import GAN
+from minigan.masked import MaskedGAN
 from minigan.mlp import parse_layers
 
 NAME, PREVIOUS = "checkpoint.npz", "previous-checkpoint.npz"
@@ -31,7 +32,10 @@ def save(folder, gan, extra=None, keep_previous=True):
     """Write folder/checkpoint.npz. ``extra``: a dict of further arrays to keep, returned by ``load``.
 
     keep_previous=False: the checkpoint that is there is damaged, and must not take the place of the one before it.
+    Raises MiniganError for a MaskedGAN.
     """
+    if isinstance(gan, MaskedGAN):
+        raise MiniganError("a checkpoint cannot hold a masked GAN and its function of masks; keep G.theta, D.theta")
     arrays, meta = _state(gan)
     arrays.update({f"extra/{name}": array for name, array in (extra or {}).items()})
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)

@@ -380,6 +380,8 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
         return keys + [label_key] * (label_key is not None)
 
     X, labels = (*read_archive(path, choose).values(), None)[:2]
+    if labels is not None and labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
     fits = labels is not None and labels.dtype.kind in "biuU" and labels.shape == X.shape[:1]
     return X, labels if fits else None  # else: targets of a regression, one-hot rows
 
@@ -442,6 +444,8 @@ def read_csv(path, label_column: str | None = None) -> tuple[np.ndarray, list[st
     except (csv.Error, UnicodeError) as err:
         raise MiniganError(f"{path} is not a text table ({err}): save it as CSV in UTF-8") from err
     if not values:
+        if labels:
+            raise MiniganError(f"{path} holds nothing but labels: give a column of numbers, too")
         raise MiniganError(f"{path} holds no rows of numbers: give at least one")
     if label_at is None:
         return np.frombuffer(values).reshape(-1, width), columns, None

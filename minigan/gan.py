@@ -252,6 +252,10 @@ class GAN(Options):
             return x
         if labels is None:
             raise MiniganError("this GAN needs labels, or clusters; give one for all rows or one for each")
+        if np.shape(labels) not in ((), (1,), (len(x),)):
+            raise MiniganError(
+                f"labels of shape {np.shape(labels)} do not fit {len(x)} rows; give one for all, or one for each"
+            )
         return np.concatenate([x, self.classes.one_hot(np.broadcast_to(labels, len(x)))], axis=1)
 
     def _in_blocks(self, net, x, params=None, block=1024):

@@ -27,7 +27,7 @@ class MaskedGAN(GAN):
 
     ``masks(rng, n, data)`` gives the masks to train with, (n, features) of 0 and 1, fresh ones for each minibatch;
     None: ``draw_masks``. Options, ``fit`` and the rest are GAN's; wherever a conditional GAN has the labels beside x,
-    this one has the mask: ``labels`` (m, features) are the last real rows' masks. ``checkpoint`` does not know it.
+    this one has the mask: ``labels`` (m, features) are the last real rows' masks. ``checkpoint`` refuses it.
     Raises MiniganError for conditional=True, clusters, another backend than NumPy, or several processes.
     """
 
@@ -58,7 +58,8 @@ class MaskedGAN(GAN):
         """As GAN's, with dG = (1 - mask)·dx̂: what is given is not G's doing."""
         dlogits = losses.generator_gradient(tape.out, self.dlogits_G, self.loss)
         dx_hat = self.D.backward(dlogits, tape)[:, : self.data.features]
-        self.G.backward(dx_hat * (1 - self.labels), self.tape_G, self.grad_G, need_dx=False)
+        dx_fake = np.multiply(dx_hat, 1 - self.labels, out=self.dx_fake)
+        self.G.backward(dx_fake, self.tape_G, self.grad_G, need_dx=False)
 
     def _beside(self, z, x, mask):
         """[z, mask·x, mask] (n, latent_dim + 2 features); what is missing of x may be NaN."""

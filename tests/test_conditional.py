@@ -89,6 +89,8 @@ def test_labels_may_be_texts(tmp_path):
     assert metrics.label_agreement(data, gan.sample(50, seed=1, labels=labels), labels) > 0.9
     with pytest.raises(MiniganError, match="no label 4: give one of apple, fig, pear"):
         gan.sample(2, labels=4)
+    with pytest.raises(MiniganError, match=r"labels of shape \(3,\) do not fit 2 rows"):
+        gan.sample(2, labels=["fig", "fig", "pear"])
     again = from_array(ints.X, np.array(["7", "-1", "+3", "7"] * 150))  # whole numbers, whoever wrote them as texts
     assert list(again.label_shares) == [-1, 3, 7] and again.labels.dtype == np.int64
 
@@ -223,6 +225,8 @@ def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monke
     assert set(labels) == set(names.values())
     assert np.array_equal(x, gan.sample(20, seed=0, labels=np.array(labels)))
     assert main(["sample", "run", "-n", "4", "--label", "fig", "-o", "figs.npz"]) == 0
+    assert not capsys.readouterr().err
+    assert main(["sample", "run", "-o", "x.npy"]) == 0 and "no place for their labels" in capsys.readouterr().err
     figs = load("figs.npz")  # what sample writes can be trained on
     assert figs.labels.tolist() == ["fig"] * 4 and np.array_equal(figs.X, gan.sample(4, seed=0, labels="fig"))
     assert main(["sample", "run", "-o", "out.png"]) == 0 and main(["evaluate", "run"]) == 0

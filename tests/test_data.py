@@ -453,6 +453,8 @@ def test_npz_names(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, whatever=TABLE, labels=np.eye(9, dtype=int))  # one-hot rows are no labels
     assert load(path).X.shape == (9, 4) and load(path).labels is None
+    np.savez(path, whatever=TABLE, labels=np.array([b"a", "\u00e9".encode(), b"a"] * 3))  # as HDF5 and C keep texts
+    assert load(path).labels.tolist() == ["a", "\u00e9", "a"] * 3
     np.savez(path, a=TABLE, b=TABLE)
     with refuses("holds the arrays a, b"):
         load(path)
@@ -536,7 +538,7 @@ def test_a_column_of_a_table_may_be_labels(tmp_path, text, column, columns, labe
         ("1,2\n", "0", "no single column '0'"),
         ("a,b\n1,\n", "b", "an empty cell in its column of labels, b"),
         ("a,b,c\nx,1,y\n", "a", "line 2, column 3 is 'y'"),
-        ("a\nx\n", "a", "no rows of numbers"),
+        ("a\nx\n", "a", "nothing but labels"),
     ],
 )
 def test_bad_columns_of_labels_are_refused(tmp_path, text, column, match):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minigan import GAN, MiniganError, gradcheck, load
+from minigan import GAN, MiniganError, checkpoint, gradcheck, load
 from minigan.data import from_array
 from minigan.masked import MaskedGAN, draw_masks
 from minigan.mlp import MLP
@@ -157,3 +157,9 @@ def test_it_is_a_GAN_with_its_options():
     digits = load("digits")
     gan = MaskedGAN(**SMALL, output_bias="data").build(digits)
     assert np.allclose(1 / (1 + np.exp(-gan.G.params.layers[2][1])), digits.X.mean(0), atol=1e-6)
+
+
+def test_a_checkpoint_refuses_it(tmp_path):
+    with pytest.raises(MiniganError, match="cannot hold a masked GAN"):
+        checkpoint.save(tmp_path, trained(1))
+    assert not list(tmp_path.iterdir())
