@@ -204,7 +204,7 @@ def train(args):
     """Everything between the options and the exit code."""
     say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, sep="\n", flush=True))
     if args.resume is None:
-        run = Run.started(*resolve(args), args.out)
+        run = Run.started(*resolve(args), args.out, say)
     else:
         run = Run.resumed(args.resume, given_options(args, (*OPTIONS, "recipe", "out")))
     if run.gan.ranks.rank > 0:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -92,10 +93,15 @@ class Run:
         self.frames, self.frame_steps, self.frame_surfaces = [], [], []
 
     @classmethod
-    def started(cls, recipe, options, out=None):
-        """A new run in folder ``out``: nothing is written before the options and the data have been found good."""
+    def started(cls, recipe, options, out=None, say=lambda line: None):
+        """A new run in folder ``out``: nothing is written before the options and the data have been found good.
+
+        say(line) is called before what takes a while, if a person may be waiting.
+        """
         gan = GAN(parallel.connect(Backend("numpy")), **{name: options[name] for name in GAN_OPTIONS})
         data = data_of(options)
+        if gan.cluster_parts and gan.ranks.rank == 0 and sys.stdout.isatty():  # a log has no need of it
+            say(f"looking for {gan.clusters} clusters in {data.name}, by way of {gan.cluster_parts} parts")
         try:
             gan.build(data)
         except MiniganError:

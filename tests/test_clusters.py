@@ -1,6 +1,7 @@
 """Clusters found in the data, in place of labels."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -191,6 +192,16 @@ def test_from_the_command_line(tmp_path, capsys):
         capsys.readouterr()
         assert train([*data, *options, *wrong, "--out", str(tmp_path / "none")]) == 2
         assert sentence in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_a_person_who_waits_for_clusters_is_told_so(tmp_path, capsys, monkeypatch):
+    np.save(tmp_path / "clouds.npy", clouds().X)
+    options = "--clusters 3 --cluster-parts 20 --steps 1 --batch-size 16 --backend numpy".split()
+    for waits in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda waits=waits: waits)
+        assert train(["--data", str(tmp_path / "clouds.npy"), *options, "--out", str(tmp_path / f"run{waits}")]) == 0
+        first = capsys.readouterr().out.splitlines()[0]
+        assert (first == "looking for 3 clusters in clouds.npy, by way of 20 parts") == waits
 
 
 def test_clusters_of_a_checkpoint_that_make_no_sense_are_refused(tmp_path):
