@@ -132,9 +132,13 @@ def tiny(recipe, optimizer, scratch, rng):
     }  # fmt: skip
     if optimizer == "adam":
         args["lr"] = 0.001
-    if recipe in ("mnist", "fashion-mnist"):  # the recipe, with data that need no download
-        args["data"] = scratch / f"{recipe}.npy"
-        np.save(args["data"], np.random.default_rng(0).integers(0, 256, (120, 28, 28), np.uint8))
+    if "mnist" in options["data"]:  # the recipe, with data that need no download
+        args["data"], random = scratch / f"{recipe}.npz", np.random.default_rng(0)
+        np.savez(args["data"], X=random.integers(0, 256, (120, 28, 28), np.uint8), labels=random.integers(0, 3, 120))
+    if options.get("cluster_parts"):
+        args["clusters"], args["cluster-parts"] = 3, 12
+    if options.get("update") == "simultaneous":
+        args["k"] = 1
     return [f"--{name}={value}" for name, value in args.items()] + ["--quiet"] + ["--gif"] * (rng.random() < 0.2)
 
 

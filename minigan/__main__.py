@@ -62,7 +62,7 @@ def parser():
                    help="a .png picture, or the numbers, (n, features) in the data's units, as .npy, .csv or .npz, the "
                    "last two with the labels of a --conditional run (default: samples.png)")  # fmt: skip
     c.add_argument("--last", action="store_true", help="use the last weights and not their average")
-    c.add_argument("--label", type=whole_or_text, metavar="C", help="of this class only, if the run is --conditional")
+    c.add_argument("--label", metavar="C", help="of this class only, if the run is --conditional")
     c.set_defaults(command=sample)
 
     c = commands.add_parser("evaluate", help="measure a trained generator against its data (mnist: a minute)")
@@ -102,7 +102,8 @@ def sample(args):
         raise MiniganError(f"the run in {args.run} knows no labels; leave --label out, or train one with --conditional")
     labels = None
     if gan.conditional and args.label is not None:
-        labels = np.full(args.n, args.label)
+        texts = isinstance(next(iter(gan.data.label_shares)), str)
+        labels = np.full(args.n, args.label if texts else whole_or_text(args.label))
     elif gan.conditional:
         labels = gan.draw_labels(args.n, np.random.default_rng([args.seed, 1]))  # 1: a stream of its own, not z's
         if out.suffix.lower() == ".png":

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from minigan.errors import MiniganError
+
 
 class Batches:
     """The next minibatch, in the network's units, on the device and without a copy between host and device.
@@ -36,6 +38,8 @@ class Batches:
 
     def next(self, out):
         """Write this process's rows of the next minibatch into out (m, columns): all rows, if it is alone."""
+        if self.data.X is None and self.data.draw is None:
+            raise MiniganError("this GAN was loaded without its data; load it with them: checkpoint.load(folder, data)")
         i = self.position
         if self.order is None or i + self.batch_size > len(self.order):
             self.order, i = self._draw(), 0

@@ -71,7 +71,8 @@ def load(folder, data=None, **changed):
             reasons.append(f"{path} is damaged ({error})")
     else:
         raise MiniganError(
-            f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a finished or stopped run"
+            f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a run that has saved one, or start "
+            "again in another folder"
         )
     try:
         known = [] if data is None else [data.fingerprint()]
@@ -108,7 +109,7 @@ def read_config(folder):
             if not isinstance(config.setdefault(name, None), kinds):
                 raise ValueError(f"'{name}' is {config[name]!r}")
         return config
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MiniganError(f"{folder} holds no run (there is no config.json); give the folder of a run") from None
     except (OSError, ValueError, RecursionError) as error:
         raise MiniganError(f"{path} cannot be read ({error}); restore it, or start a new run") from error

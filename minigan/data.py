@@ -74,6 +74,12 @@ class Dataset:
         classes, labels = list(self.label_shares), np.asarray(labels)
         if isinstance(classes[0], str):
             labels = labels.astype(str)
+        elif labels.dtype.kind in "US":
+            text = files.listed([repr(labels[0].item())])
+            raise MiniganError(
+                f"{self.name}'s labels are whole numbers, not texts such as {text}: give one of "
+                f"{files.listed(map(str, classes))}"
+            )
         hot = (labels[:, None] == classes).astype(np.float32)
         if not hot.any(axis=1).all():
             wrong = files.listed([str(labels[~hot.any(axis=1)][0])])
@@ -202,6 +208,8 @@ def _labels(labels, n, name):
         raise MiniganError(
             f"{name}'s labels have shape {labels.shape} and dtype {labels.dtype}: give {n} integers or texts"
         )
+    if labels.dtype.kind == "u" and labels.max() > np.iinfo(np.int64).max:
+        raise MiniganError(f"{name} has the label {labels.max()}, beyond 64 bits with a sign: number the classes anew")
     if labels.dtype.kind == "U":
         classes, which = np.unique(labels, return_inverse=True)
         whole = [whole_or_text(c) for c in classes.tolist()]

@@ -389,7 +389,7 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
 # ---------------------------------------------------------------------------------------------- CSV
 def _number(cell):
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         return None
 
@@ -490,7 +490,11 @@ def read_images(
         raise MiniganError(f"--image-size {image_size} is out of range: give 1 to 4096 pixels")
     folder = Path(folder)
     paths = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES
+        and p.is_file()
+        and not any(part[0] == "." for part in p.relative_to(folder).parts)  # .ipynb_checkpoints and the like
     )
     if not paths:
         raise MiniganError(f"{folder} holds no PNG or JPEG image: give a folder that does")

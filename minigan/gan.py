@@ -225,8 +225,8 @@ class GAN(Options):
     def decode(self, z, average=True, labels=None):
         """G(z) (n, features), float32, in the data's own units, for z (n, latent_dim) on the host; G(z|labels)."""
         self._need_networks()
-        params = self.averaged if average and self.average else None
-        x = self._in_blocks(self.G, self._with_labels(z, labels), params)
+        params = self.averaged if average and self.has_average else None
+        x = self._in_blocks(self.G, self._with_labels(self._rows(z, self.G), labels), params)
         return self.data.denormalise(x).astype(np.float32, copy=False)
 
     def probability(self, x, labels=None):
@@ -238,11 +238,23 @@ class GAN(Options):
         self._need_networks()
         if self.conditional and labels is None:
             return sum(share * self.probability(x, label) for label, share in self.data.label_shares.items())
-        x = self.data.normalise(x)
+        x = self.data.normalise(self._rows(x, self.D))
         if self.clusters and labels is None:
             labels = clusters.nearest(x, self.centres, self.cluster_of)
         logits = self._in_blocks(self.D, self._with_labels(x, labels))
         return losses.sigmoid(logits[:, 0])
+
+    @property
+    def has_average(self):
+        """Whether there is an average of G's weights yet."""
+        return self.average > 0 and self.step >= AVERAGE_EVERY
+
+    def _rows(self, x, net):
+        """x as an array, if it is (n, columns) as ``net`` takes them beside the labels; MiniganError if it is not."""
+        x, columns = np.asarray(x), net.n_in - (0 if self.classes is None else len(self.classes.label_shares))
+        if x.ndim != 2 or x.shape[1] != columns:
+            raise MiniganError(f"an array of shape {x.shape} was given; give (n, {columns}), a row for each sample")
+        return x
 
     def _with_labels(self, x, labels):
         """x (n, columns) with the one-hot labels behind it; x itself if the GAN has none."""
@@ -301,10 +313,20 @@ class GAN(Options):
         if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
             raise Diverged(
                 f"training diverged before step {self.step}: the loss or a weight is not a finite number, most likely "
-                f"because the learning rate or R1 is too high (lr {self.lr:g}, r1 {self.r1:g}); "
-                f"try --lr {min(self.lr / 3, 0.1):.2g}" + (" --r1 0.1" if self.r1 > 1 else "")
+                f"because a learning rate or a penalty is too high; {self._tamer_options()}"
             )
         return numbers
+
+    def _tamer_options(self):
+        """What to try after divergence: a sentence's end."""
+        rates = {"lr": self.lr, "lr_D": self.lr_D or 0}
+        penalties = {"r1": self.r1, "r2": self.r2}
+        now = [f"{name} {v:g}" for name, v in (rates | penalties).items() if v]
+        tamer = {name: min(v / 3, 0.1) for name, v in rates.items() if v}
+        tamer |= {name: 0.1 for name, v in penalties.items() if v > 1}
+        return f"with {', '.join(now)}, try " + " ".join(
+            f"--{name.replace('_', '-')} {v:.2g}" for name, v in tamer.items()
+        )
 
     def _record_logits(self):
         i = (self.step - 1) % self.report_every
@@ -341,7 +363,8 @@ class GAN(Options):
         if self.conditional and not data.label_shares:
             raise MiniganError(
                 f"a conditional GAN needs labels and '{data.name}' has none; give a .csv file with --label-column, a "
-                ".npz file with an array 'labels', or a folder of images in subfolders, or leave --conditional out"
+                ".npz file with an array 'labels' of whole numbers or texts, one for each row, a folder of images in "
+                "subfolders, or from_array(X, labels), or leave --conditional out"
             )
         if self.conditional and data.X is not None and len(data.label_shares) > max(20, len(data.X) // 2):
             raise MiniganError(

@@ -63,6 +63,8 @@ class Encoder:
             raise MiniganError(f"weight is {self.weight!r}; it must be a number, 0 or more")
         parse_layers(self.layers, 1, 1)
         self.data, self.dtype, self.E = self.gan.data, self.gan.dtype, None
+        if self.data.X is None and self.data.draw is None:
+            raise MiniganError("this GAN was loaded without its data; load it with them: checkpoint.load(folder, data)")
         if self.data.X is not None and self.batch_size > len(self.data.X):
             raise MiniganError(f"batch size {self.batch_size} is larger than the data; use {len(self.data.X)} or less")
 
@@ -74,7 +76,7 @@ class Encoder:
         )
         output = "sigmoid" if self.data.image_shape else None
         self.G = MLP(parse_layers(gan.generator, gan.latent_dim, features, output), np, self.dtype)
-        self.G.theta[...] = gan.backend_used.to_host(gan.averaged.flat if gan.average else gan.G.theta)
+        self.G.theta[...] = gan.backend_used.to_host(gan.averaged.flat if gan.has_average else gan.G.theta)
         self.E = MLP(parse_layers(self.layers, features, gan.latent_dim), np, self.dtype)
         self.E.initialise(weights)
         self.rng, self.grad, self.optimizer = noise, self.E.vector(), Adam(self.E.theta)

@@ -97,7 +97,13 @@ class MaskedGAN(GAN):
     def probability(self, x, mask=None):
         """D(x, mask) (n,): the probability that x (n, features) is real, if ``mask`` of it was given; None: nothing."""
         self._need_networks()
-        mask = np.broadcast_to(0 if mask is None else mask, np.shape(x))
+        x, columns = np.asarray(x), self.data.features
+        if x.ndim != 2 or x.shape[1] != columns or np.shape(mask) not in ((), x.shape, x.shape[1:]):
+            raise MiniganError(
+                f"x has shape {x.shape} and mask {np.shape(mask)}; give rows of {columns} numbers, and a mask for each "
+                "row or one for all"
+            )
+        mask = np.broadcast_to(0 if mask is None else mask, x.shape)
         logits = self._in_blocks(self.D, np.concatenate([self.data.normalise(x), mask], axis=1))
         return losses.sigmoid(logits[:, 0])
 
@@ -113,7 +119,13 @@ class MaskedBatches(Batches):
         """Write the next minibatch and its masks into out (m, 2 features)."""
         columns = self.data.features
         super().next(out[:, :columns])
-        out[:, columns:] = self.masks(self.rng.masks, len(out), self.data)
+        mask = np.asarray(self.masks(self.rng.masks, len(out), self.data))
+        if mask.shape != (len(out), columns) or not ((mask == 0) | (mask == 1)).all():
+            raise MiniganError(
+                f"masks gave an array of shape {mask.shape} and dtype {mask.dtype}; it must be "
+                f"({len(out)}, {columns}) of 0 (missing) and 1 (given)"
+            )
+        out[:, columns:] = mask
 
 
 def draw_masks(rng, n, data):

@@ -14,6 +14,7 @@ import numpy as np
 BLOCK = 256  # rows of a distance table held at once: 256 x 10,000 float32 is 10 MB, which stays in cache
 PARZEN_SIGMAS = np.logspace(-1, 0, 10)
 MAX_ROWS = 10_000
+ENOUGH_DUE = 20  # samples due to a class: fewer than a quarter of them come by chance once in 60,000
 STREAM_ROWS = 2_500
 NEIGHBOURS = 5
 CONFIDENT = 0.9  # a classifier's probability from which an image is taken for one of its classes
@@ -460,7 +461,8 @@ def collapse_signs(dataset, fake, seed=0):
 
     dataset: see data.py; fake (N, features), samples in its units, 500 or more. Looked for are a spread (the root of
     the mean variance of a column, in the network's units) below half of the real one, and modes or classes, by a
-    stream's own rule or by the nearest real row, that have less than a quarter of the samples due to them.
+    stream's own rule or by the nearest real row, that have less than a quarter of the samples due to them, if
+    these are ``ENOUGH_DUE`` or more: of fewer, chance alone may leave that little.
     `seed` picks the real rows.
     """
     most = len(fake) if dataset.X is None else min(len(fake), len(dataset.X))
@@ -482,7 +484,8 @@ def collapse_signs(dataset, fake, seed=0):
         what = "classes"
     else:
         return signs
-    empty = int((label_histogram(found, len(due)) < due / 4).sum())
+    judged = due * len(fake) >= ENOUGH_DUE
+    empty = int((judged & (label_histogram(found, len(due)) < due / 4)).sum())
     if empty:
         signs.append(f"{empty} of {len(due)} {what} {'are' if empty > 1 else 'is'} nearly empty")
     return signs

@@ -1,6 +1,9 @@
 """Every option of a GAN: its default, what it means, and which values make sense."""
 
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+
+import numpy as np
 
 from minigan.backend import BACKENDS
 from minigan.errors import MiniganError
@@ -10,6 +13,7 @@ from minigan.optim import OPTIMIZERS
 
 PRIORS = ("normal", "uniform", "spherical", "signs")
 UPDATES = ("alternating", "simultaneous")
+MOST_RECORDED = 2**24  # D's outputs between two reports, of one kind of the three
 
 
 @dataclass(eq=False)
@@ -54,6 +58,9 @@ class Options:
 
     def check(self):
         """Raise MiniganError, one sentence, for the first option that makes no sense."""
+        for name, v in self.options().items():
+            if isinstance(v, np.generic):  # np.int64(5) is 5; and JSON can hold it
+                setattr(self, name, v.item())
         for names, makes_sense, wanted in RULES:
             for name in names.split():
                 v = getattr(self, name)
@@ -61,6 +68,11 @@ class Options:
                     raise MiniganError(f"{name.replace('_', '-')} is {v!r}; it must be {wanted}")
         for text in (self.generator, self.discriminator):
             parse_layers(text, 1, 1)
+        if self.batch_size * self.report_every > MOST_RECORDED:
+            raise MiniganError(
+                f"batch-size {self.batch_size} times report-every {self.report_every} is more than {MOST_RECORDED}, "
+                "the most numbers that can be kept for a report; use a smaller report-every or batch-size"
+            )
         if self.update == "simultaneous" and self.k != 1:
             raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {self.k}")
         if self.conditional and self.clusters:
@@ -74,11 +86,11 @@ class Options:
 
 def _number(v):
     """A finite number that float32 can hold."""
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38
+    return isinstance(v, Real) and not isinstance(v, bool) and abs(v) < 1e38
 
 
 def _whole(v):
-    return isinstance(v, int) and not isinstance(v, bool)
+    return isinstance(v, Integral) and not isinstance(v, bool)
 
 
 def _one_of(names, *choices):

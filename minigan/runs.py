@@ -279,7 +279,8 @@ class Run:
     def signs_of_collapse(self):
         """A sentence after each tenth of the run in which the samples have come to lack variety; else None."""
         gan = self.gan
-        if gan.ranks.rank > 0 or gan.step % max(1, gan.steps // 10):
+        tenth = lambda step: step * 10 // gan.steps
+        if gan.ranks.rank > 0 or tenth(gan.step) == tenth(gan.step - 1):
             return None
         before, self.signs = self.signs, metrics.collapse_signs(self.data, gan.sample(1000, seed=gan.seed))
         if before and not self.signs:
@@ -291,6 +292,8 @@ class Run:
 
     def draw_animation(self):
         """training.gif"""
+        if not self.frames:  # --gif came when all steps were done
+            self.keep_frame()
         plots.animate(
             self.folder / "training.gif",
             self.data,
@@ -366,7 +369,7 @@ def new_folder(wish, name, first):
     """(folder, function that unlocks it): make the run's folder and its first files, {name: text}, or leave nothing
     behind if that fails.
 
-    The folder is the one asked for, which must not hold a run yet, or runs/<name>, numbered if taken.
+    The folder is the one asked for, which must be empty or new, or runs/<name>, numbered if taken.
     """
     if wish == "":
         raise MiniganError("--out '' names no folder; give one, or leave --out away")
@@ -383,9 +386,15 @@ def new_folder(wish, name, first):
                 if wish or not os.path.lexists(folder):
                     raise
         unlock = files.lock(folder)
-        if wish and any((folder / file).exists() for file in ("config.json", checkpoint.NAME)):
+        there = {path.name for path in folder.iterdir() if path.name[0] != "."}
+        if there:  # whose files they are nobody knows: a run would replace some, and delete others when resumed
             unlock()
-            raise MiniganError(f"{folder} holds a run already; choose another --out, or go on with --resume {folder}")
+            what = f"is not empty ({files.listed(sorted(there))}); choose another --out"
+            if there & {checkpoint.NAME, checkpoint.PREVIOUS}:
+                what = f"holds a run already; choose another --out, or go on with --resume {folder}"
+            elif "config.json" in there:
+                what = "holds a run that has saved nothing; choose another --out, or remove it"
+            raise MiniganError(f"{folder} {what}")
         for file, text in first.items():
             write(folder / file, text)
     except OSError as error:

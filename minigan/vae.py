@@ -108,13 +108,13 @@ class VAE:
     def forward(self):
         """-ELBO, its mean over the rows on the encoder's tape, with one draw of z for each."""
         latent, eps = self.latent_dim, self.eps
-        out = self.encoder.forward(self.tape_encoder.x, self.tape_encoder)  # (m, 2 latent)
+        out = self.encoder.forward(self.tape_encoder.x, self.tape_encoder, self.rng_dropout)  # (m, 2 latent)
         mu, log_sigma2 = out[:, :latent], out[:, latent:]
         self.draw_eps(eps)
         np.exp(log_sigma2 / 2, out=self.sigma)
         np.multiply(self.sigma, eps, out=self.tape_decoder.x)
         self.tape_decoder.x += mu  # z = μ + σ ε
-        self.decoder.forward(self.tape_decoder.x, self.tape_decoder)
+        self.decoder.forward(self.tape_decoder.x, self.tape_decoder, self.rng_dropout)
         x = self.tape_encoder.x
         self.reconstruction = -log_likelihood(x, self.tape_decoder.out, self.head, self.log_s2).mean()
         self.divergence = kl_to_prior(mu, log_sigma2).mean()
@@ -262,8 +262,8 @@ class VAE:
             )
         if self.head == "bernoulli" and not data.image_shape:
             raise MiniganError("head 'bernoulli' is for data in [0, 1]; give images, or use head='gaussian'")
-        rngs = [np.random.Generator(np.random.SFC64(s)) for s in np.random.SeedSequence(self.seed).spawn(4)]
-        rng_weights, self.rng_noise = rngs[:2]
+        rngs = [np.random.Generator(np.random.SFC64(s)) for s in np.random.SeedSequence(self.seed).spawn(5)]
+        rng_weights, self.rng_noise, self.rng_dropout = rngs[0], rngs[1], rngs[4]
         latent, m = self.latent_dim, self.batch_size
         output = "sigmoid" if data.image_shape and self.head == "gaussian" else None
         self.encoder = MLP(parse_layers(self.encoder_layers, data.features, 2 * latent), np, self.dtype)
@@ -322,12 +322,12 @@ class VAEGAN(GAN):
     Larsen et al. measure reconstructions in a hidden layer of D, and show them to D as well; here the ELBO stays that
     of the pixels. Options, ``fit``, ``sample`` and the rest are GAN's; ``vae`` is the VAE, which has ``encoder_layers``
     and ``lr_encoder`` of Adam. ``checkpoint.save`` keeps its GAN, not the encoder. Raises MiniganError for another
-    prior, update or backend than the default's, for conditional=True, or for a negative weight.
+    prior, update or backend than the default's, for conditional=True or clusters, or for a negative weight.
     """
 
     def __init__(self, encoder_layers="256, relu, 256, relu", elbo_weight=0.01, lr_encoder=0.001, **options):
         super().__init__(**{"backend": "numpy", **options})
-        fixed = {"update": "alternating", "prior": "normal", "backend": "numpy", "conditional": False}
+        fixed = {"update": "alternating", "prior": "normal", "backend": "numpy", "conditional": False, "clusters": 0}
         if any(getattr(self, name) != v for name, v in fixed.items()):
             raise MiniganError(
                 f"a VAE-GAN has {', '.join(f'{name} {v!r}' for name, v in fixed.items())}; leave them so"

@@ -11,6 +11,7 @@ import pytest
 
 from minigan import GAN, MiniganError, checkpoint
 from minigan.data import from_array, load
+from minigan.inference import Encoder
 
 NAME, PREVIOUS = checkpoint.NAME, checkpoint.PREVIOUS
 TINY = dict(generator="8, relu", discriminator="8, leaky_relu", latent_dim=4, batch_size=8, steps=20, report_every=4)
@@ -302,6 +303,15 @@ def test_a_damaged_config_is_refused(content, tmp_path):
         checkpoint.read_config(tmp_path)
 
 
+def test_without_its_data_a_gan_neither_trains_nor_teaches(tmp_path):
+    for data in (load("ring"), load("digits")):
+        checkpoint.save(tmp_path, GAN(**TINY).fit(data))
+        gan = checkpoint.load(tmp_path)[0]
+        for call in (gan.train_step, lambda gan=gan: Encoder(gan)):
+            with pytest.raises(MiniganError, match="loaded without its data; load it with them"):
+                call()
+
+
 def test_a_config_is_read_and_a_missing_one_is_no_run(tmp_path):
     with pytest.raises(MiniganError, match="holds no run"):
         checkpoint.read_config(tmp_path)
@@ -310,5 +320,5 @@ def test_a_config_is_read_and_a_missing_one_is_no_run(tmp_path):
     (tmp_path / "config.json").write_text('{"data": "ring", "lr": 0.5}')
     config = checkpoint.read_config(tmp_path)
     assert config["lr"] == 0.5 and config["image_size"] is None and config["data_dir"] is None
-    with pytest.raises(MiniganError, match="cannot be read"):
+    with pytest.raises(MiniganError, match="holds no run"):
         checkpoint.read_config(tmp_path / "config.json")

@@ -218,6 +218,13 @@ def test_clusters_of_a_checkpoint_that_make_no_sense_are_refused(tmp_path):
             checkpoint.load(tmp_path)
 
 
+def test_a_cluster_without_rows_has_no_share_and_a_column_of_its_own():
+    centres = np.array([[0, 0], [1e6, 0]], np.float32)
+    for data in (clouds(), load("ring")):
+        classes = clusters.in_clusters(data, centres, np.arange(2))
+        assert classes.label_shares == {0: 1.0, 1: 0.0} and classes.one_hot([0, 1]).tolist() == [[1, 0], [0, 1]]
+
+
 def test_parts_may_be_more_than_the_rows_that_clusters_are_found_on(monkeypatch):
     monkeypatch.setattr(clusters, "ROWS", 50)
     assert found(clouds(), 3, 0, 100).max() == 2

@@ -104,6 +104,21 @@ def test_labels_that_mix_words_and_whole_numbers_stay_texts(tmp_path):
     assert np.array_equal(gan.sample(3, seed=0, labels=1), gan.sample(3, seed=0, labels="1"))
 
 
+def test_labels_that_look_like_other_numbers_can_be_asked_for(tmp_path, capsys):
+    data = from_array(clouds().X, np.array(["+5", "abc", "007"] * 200))
+    checkpoint.save(tmp_path, GAN(**SMALL).build(data))
+    for label in ("007", "+5"):
+        assert main(["sample", str(tmp_path), "--label", label, "-n", "3", "-o", str(tmp_path / "x.npz")]) == 0
+        assert load(tmp_path / "x.npz").X.shape == (3, 2)
+        with np.load(tmp_path / "x.npz") as file:
+            assert file["labels"].tolist() == [label] * 3
+    assert main(["sample", str(tmp_path), "--label", "7", "-o", str(tmp_path / "x.npz")]) == 2
+    assert "has no label 7: give one of +5, 007, abc" in capsys.readouterr().err
+    numbers = GAN(**SMALL).build(clouds())
+    with pytest.raises(MiniganError, match="labels are whole numbers, not texts such as '4': give one of -1, 4, 7"):
+        numbers.sample(2, labels="4")
+
+
 def test_a_run_that_knew_no_labels_goes_on_with_data_that_have_some(tmp_path):
     data = clouds()
     checkpoint.save(tmp_path, GAN(**SMALL | {"conditional": False}).build(from_array(data.X, name=data.name)))

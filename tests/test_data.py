@@ -221,6 +221,11 @@ def test_array_is_copied():
         (np.float64(1), {}, r"shape \(\)"),
         (np.ones((2, 3, 4, 4)), {}, "colours last"),
         (np.array([[1, 2], [3, np.nan]]), {}, "nan in row 1, column 1"),
+        (
+            np.eye(2),
+            {"labels": np.array([2**63 + 5, 1], np.uint64)},
+            "has the label 9223372036854775813, beyond 64 bits",
+        ),
         (np.array([[1, np.inf], [3, 4]]), {}, "inf in row 0, column 1"),
         (np.array([[1, 2], [-1e300, 4]]), {}, r"-1e\+300 in row 1, column 0"),
         (np.array([1.7e9, 1.7e9 + 1]), {}, "column 0 .* subtract its mean"),
@@ -583,6 +588,7 @@ def test_csv_of_one_column(tmp_path):
         (b"1,2\nnan,4\n", "line 2, column 1 is 'nan'"),
         (b"1,2\n3,-inf\n", "line 2, column 2 is '-inf'"),
         (b"1;2,5\n", "line 1, column 2 is '2,5'"),
+        (b"1,1_0\n", "line 1, column 2 is '1_0'"),
         (b"a,b\n1,1e39\n1,2\n", r"1e\+39 in row 0, column 1"),
         (b"\xff\xfe1,2\n", "not a text table"),
         (b"a\n" + b"1" * 200_000, "not a text table"),
@@ -626,6 +632,7 @@ def test_subfolders_of_images_are_labels(tmp_path):
     picture(tmp_path / "dogs" / "a.png", GREY)
     assert load(tmp_path).labels.tolist() == ["cats", "cats", "dogs"]
     assert load(tmp_path / "cats").labels is None
+    picture(tmp_path / ".ipynb_checkpoints" / "a.png", GREY)
     picture(tmp_path / "12" / "a.png", GREY)
     (tmp_path / "cats").rename(tmp_path / "1")
     (tmp_path / "dogs").rename(tmp_path / "2")

@@ -1,11 +1,12 @@
 """Algorithm 1: what each step changes and what it leaves alone, random numbers, reports, and the three lines."""
 
+import json
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from minigan import GAN, Diverged, MiniganError, load, recipes
+from minigan import GAN, Diverged, MiniganError, checkpoint, load, recipes
 from minigan.data import from_array
 from minigan.gan import draw_prior
 from minigan.options import PRIORS
@@ -253,6 +254,52 @@ def test_probability_is_sigma_of_the_logit_in_the_datas_units():
 def test_divergence_is_said_with_step_cause_and_remedy():
     with pytest.raises(Diverged, match=r"diverged before step \d+.*learning rate.*--lr"):
         GAN(**SMALL, lr=1e6, steps=500, report_every=10).fit(table())
+
+
+@pytest.mark.parametrize(
+    "options, remedy",
+    [
+        (dict(lr=0.01, lr_D=1e6), "with lr 0.01, lr_D 1e+06, r1 0.1, try --lr 0.0033 --lr-D 0.1"),
+        (dict(lr=0.01, r1=0.0, r2=1e8), "with lr 0.01, r2 1e+08, try --lr 0.0033 --r2 0.1"),
+        (dict(lr=0.01, r1=1e8), "with lr 0.01, r1 1e+08, try --lr 0.0033 --r1 0.1"),
+    ],
+)
+def test_the_remedy_against_divergence_names_every_rate_and_penalty(options, remedy):
+    with pytest.raises(Diverged) as caught:
+        GAN(**SMALL | options, steps=300, report_every=10).fit(table())
+    assert str(caught.value).endswith(remedy)
+
+
+def test_before_there_is_an_average_samples_come_from_the_last_weights():
+    gan = GAN(**SMALL, steps=9).fit(table())
+    assert np.array_equal(gan.sample(5, seed=0), gan.sample(5, seed=0, average=False))
+    gan.train_step()
+    assert not np.array_equal(gan.sample(5, seed=0), gan.sample(5, seed=0, average=False))
+
+
+def test_what_can_be_trained_can_be_loaded(tmp_path):
+    """Even if most of the checkpoint's memory is for the report."""
+    gan = GAN(**SMALL, steps=5, report_every=2**21).fit(table())
+    checkpoint.save(tmp_path, gan)
+    assert np.array_equal(checkpoint.load(tmp_path)[0].G.theta, gan.G.theta)
+    with pytest.raises(MiniganError, match="more than 16777216, the most .* use a smaller report-every or batch-size"):
+        GAN(**SMALL, report_every=2**21 + 1)
+
+
+def test_arrays_of_another_shape_are_refused():
+    gan = built()
+    for call in (lambda: gan.probability(np.zeros(2)), lambda: gan.probability(np.zeros((3, 3))),
+                 lambda: gan.decode(np.zeros(3)), lambda: gan.decode(np.zeros((2, 2)))):  # fmt: skip
+        with pytest.raises(MiniganError, match="a row for each sample"):
+            call()
+
+
+def test_numbers_of_numpy_are_numbers():
+    gan = GAN(**SMALL, seed=np.int64(3), steps=np.uint8(5), lr=np.float32(0.5), conditional=np.bool_(False))
+    kinds = [type(getattr(gan, name)) for name in ("seed", "steps", "lr", "conditional")]
+    assert kinds == [int, int, float, bool] and json.dumps(gan.options())
+    with pytest.raises(MiniganError, match="lr is nan"):
+        GAN(lr=np.float32("nan"))
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,18 @@ def test_it_is_a_GAN_with_its_options():
     assert np.allclose(1 / (1 + np.exp(-gan.G.params.layers[2][1])), digits.X.mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("masks", [lambda rng, n, data: rng.random((n, 3)), lambda rng, n, data: np.ones((n, 2))])
+def test_masks_of_a_user_must_be_masks(masks):
+    with pytest.raises(MiniganError, match=r"masks gave .* it must be \(12, 3\) of 0 \(missing\) and 1 \(given\)"):
+        trained(1, masks=masks)
+
+
+@pytest.mark.parametrize("x, mask", [(np.zeros(3), None), (np.zeros((4, 2)), None), (np.zeros((4, 3)), np.ones(4))])
+def test_it_judges_rows_of_the_data_only(x, mask):
+    with pytest.raises(MiniganError, match="give rows of 3 numbers"):
+        trained(0).probability(x, mask)
+
+
 def test_a_checkpoint_refuses_it(tmp_path):
     with pytest.raises(MiniganError, match="cannot hold a masked GAN"):
         checkpoint.save(tmp_path, trained(1))

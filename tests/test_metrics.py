@@ -606,10 +606,17 @@ def test_a_class_is_nearly_empty_below_a_quarter_of_its_own_share():
     assert metrics.collapse_signs(digits, enough) == []
 
 
+def test_recall_by_class_needs_more_rows_than_neighbours():
+    x = normal(61, 11, 2)
+    labels = np.repeat([0, 1], [metrics.NEIGHBOURS, metrics.NEIGHBOURS + 1])
+    assert metrics.recall_by_class(from_array(x, labels), x, labels).tolist() == [0.0, 1.0]
+
+
 def test_a_rare_class_is_due_its_own_share():
     labels = np.repeat([0, 1, 2], [1950, 48, 2])
     X = np.array([[0, 0], [9, 0], [0, 9]])[labels] + normal(60, 2000, 2)
     data = from_array(X, labels)
-    for seed in range(5):  # of 500 rows, half of the draws hold none of the two
+    for seed in range(5):
         assert metrics.collapse_signs(data, X, seed) == []
-        assert metrics.collapse_signs(data, X[:-2], seed) == ["1 of 3 classes is nearly empty"]
+        assert metrics.collapse_signs(data, X[labels != 1], seed) == ["1 of 3 classes is nearly empty"]
+        assert metrics.collapse_signs(data, X[:-2], seed) == []  # a seventh of all honest samples have none of the two

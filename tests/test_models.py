@@ -285,10 +285,23 @@ def test_vae_complains_in_one_sentence():
         lambda: VAEGAN(update="simultaneous"),
         lambda: VAEGAN(prior="uniform"),
         lambda: VAEGAN(conditional=True),
+        lambda: VAEGAN(clusters=4),
         lambda: VAEGAN(elbo_weight=-1.0),
     ):
         with pytest.raises(MiniganError):
             make()
+
+
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+def test_dropout_of_either_network_is_for_training_only(network):
+    layers = {f"{name}_layers": "12, tanh" for name in ("encoder", "decoder")}
+    with_dropout = layers | {f"{network}_layers": "12, tanh, dropout 0.5"}
+    plain, other = (VAE(**options, steps=1).fit(three_clusters()) for options in (layers, with_dropout))
+    assert not np.array_equal(plain.encoder.theta, other.encoder.theta)
+    assert np.array_equal(other.reconstruct(three_clusters()), other.reconstruct(three_clusters()))
+    child = VAEGAN(with_dropout["encoder_layers"], generator=with_dropout["decoder_layers"], steps=1)
+    child.fit(three_clusters())
+    assert (getattr(child.vae, f"tape_{network}").buffers[-2].mask == 0).any()
 
 
 def test_a_vae_that_diverges_says_so():

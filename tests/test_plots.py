@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from minigan import plots
+from minigan.data import from_array
 
 RNG = np.random.default_rng(0)
 RING = 2 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
@@ -306,6 +308,7 @@ def test_import_is_light_and_pyplot_is_never_touched(tmp_path):
 import sys
 import numpy as np
 from minigan import plots
+from minigan.data import from_array
 assert "matplotlib" not in sys.modules, "matplotlib imported too early"
 log = {{k: np.linspace(0, 1, 9) for k in ("step", "V", "loss_D", "loss_G", "D_real", "D_fake", "lr")}}
 plots.curves({str(tmp_path / "c.png")!r}, log)
@@ -326,3 +329,12 @@ def test_dollar_signs_in_names_are_text(tmp_path):
     dataset = SimpleNamespace(**{**vars(DATASETS["table"]), "columns": ["a $x_$ b", "c$", "d", "e"]})
     plots.samples(tmp_path / "a.png", dataset, dataset.real_samples(20, 1), title="$_$ of $x^$")
     assert_picture(tmp_path / "a.png")
+
+
+def test_a_label_that_the_font_lacks_prints_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    data = from_array(rng.standard_normal((60, 2)), np.array(["\u65e5", "abc"] * 30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.samples(tmp_path / "x.png", data, data.X, lambda x: x[:, 0], labels=data.labels)
+    assert (tmp_path / "x.png").stat().st_size > 1000

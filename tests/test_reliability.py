@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import train
-from minigan import GAN, MiniganError, checkpoint, files, metrics, plots, runs
+from minigan import GAN, MiniganError, checkpoint, files, metrics, plots, recipes, runs
 from minigan.data import from_array
 
 # Another test may have loaded JAX, which warns of every fork; the processes forked here use NumPy alone.
@@ -424,6 +424,12 @@ def forged(folder, change):
     np.savez(folder / checkpoint.NAME, **arrays)
 
 
+@pytest.mark.parametrize("recipe", [r for r in recipes.names() if "mnist" in recipes.load(r)["data"]])
+def test_every_recipe_of_mnist_can_be_cut_and_resumed_without_a_download(recipe, here):
+    args = [a for a in reliability.tiny(recipe, "sgd", here, np.random.default_rng(0)) if a[:7] != "--steps"]
+    assert train.main([*args, "--steps=1", "--out", "a"]) == 0
+
+
 @pytest.mark.parametrize(
     "change, part",
     [
@@ -431,8 +437,9 @@ def forged(folder, change):
         (lambda meta, arrays: meta["options"].update(discriminator="maxout 99999x99999"), "'theta_D' is float32"),
         (lambda meta, arrays: meta["options"].update(latent_dim=2**60), "'theta_G' is float32"),
         (lambda meta, arrays: meta["data"].update(features=2**40), "'theta_G' is float32"),
-        (lambda meta, arrays: meta["options"].update(batch_size=2**50), "bytes of memory"),
-        (lambda meta, arrays: meta["options"].update(report_every=2**40), "bytes of memory"),
+        (lambda meta, arrays: meta["options"].update(batch_size=2**50), "smaller report-every or batch-size"),
+        (lambda meta, arrays: meta["options"].update(batch_size=2**24, report_every=1), "bytes of memory"),
+        (lambda meta, arrays: meta["options"].update(report_every=2**40), "smaller report-every"),
         (lambda meta, arrays: meta["data"].update(image_shape=[2**40, 2**40]), "do not have 3 pixels"),
         (lambda meta, arrays: meta["data"].pop("features"), "KeyError"),
         (lambda meta, arrays: meta["random"].update(order=[]), "does not make sense"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -568,6 +569,36 @@ def test_pictures_that_were_not_drawn_at_the_end_are_drawn_by_resuming(fast, mon
     assert_same_run(fast / "whole", fast / "part")
 
 
+def test_an_animation_asked_for_when_all_steps_are_done(here):
+    assert run("--out", "a") == 0
+    (here / "a" / "scores.json").unlink()  # as if it had been stopped while it was scored
+    assert run_on("a", "--gif") == 0
+    with Image.open(here / "a" / "training.gif") as film:
+        assert film.n_frames == 1
+
+
+def test_a_folder_with_anything_in_it_is_refused(fast, capsys):
+    mine = Path("mine")
+    mine.mkdir()
+    (mine / "metrics.csv").write_text("my own")
+    assert run("--out", "mine") == 2
+    one_line(capsys, "mine is not empty (metrics.csv); choose another --out")
+    assert tree(mine) == {mine / "metrics.csv": b"my own"}
+    assert run("--out", "a") == 0 and run("--out", "a") == 2
+    one_line(capsys, "a holds a run already; choose another --out, or go on with --resume a")
+    (fast / "a" / checkpoint.NAME).rename(fast / "a" / checkpoint.PREVIOUS)
+    assert run("--out", "a") == 2
+    one_line(capsys, "a holds a run already")
+    (fast / "a" / checkpoint.PREVIOUS).unlink()  # as after divergence, or a kill, before the first checkpoint
+    assert run("--out", "a") == 2
+    one_line(capsys, "a holds a run that has saved nothing; choose another --out, or remove it")
+    assert run_on("a") == 2
+    one_line(capsys, "does not exist", "start again in another folder")
+    (fast / "new").mkdir()
+    (fast / "new" / ".hidden").write_text("")
+    assert run("--out", "new") == 0
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, data_folder):
     """A run that was stopped at step 4 of 6, and the whole of it."""
@@ -914,3 +945,15 @@ def test_mode_collapse_is_said_once_and_with_its_cure(fast, capsys, monkeypatch)
     assert "spread is" in said[0] and said[0].endswith("raise --r1 (it is 0.2) or lower --lr (it is 0.01)")
     assert bare(*options, "--quiet", "--out", "b") == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("steps, looked", [(109, 10), (19, 10), (10, 10), (7, 7), (1, 1)])
+def test_variety_is_looked_at_ten_times_and_at_the_end(steps, looked, fast, monkeypatch):
+    at = []
+    monkeypatch.setattr(metrics, "collapse_signs", lambda data, fake: [])
+    monkeypatch.setattr(runs.GAN, "sample", lambda gan, n, **how: at.append(gan.step))
+    gan = GAN(steps=steps)
+    watcher = SimpleNamespace(gan=gan, data=None, signs=[])
+    for gan.step in range(1, steps + 1):
+        runs.Run.signs_of_collapse(watcher)
+    assert len(at) == looked and at[-1] == steps
