@@ -140,6 +140,12 @@ def parser():
         metavar="DECAY",
         help="of the averaged generator weights that samples come from; 0: none",
     )
+    g.add_argument(
+        "--truncation",
+        type=float,
+        metavar="T",
+        help="samples come from z times this: below 1 more typical and less varied",
+    )
     g.add_argument("--seed", type=int, metavar="N", help="everything random follows from it")
 
     g = p.add_argument_group("machine and files")

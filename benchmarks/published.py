@@ -9,7 +9,8 @@ Final weights, no choice of the best moment; --jobs trainings at a time, on one 
 --out, so that a stopped script goes on where it was. Scores go to benchmarks/results/published.json, and from all that
 is there the tables are written to benchmarks/results/published.md. The recipe mnist-paper is trained once with the
 average of G's weights kept beside them, which changes nothing in the training: the last weights are the paper's
-recipe, their average is the recipe mnist-paper-averaged; both are scored along the way.
+recipe, their average is the recipe mnist-paper-averaged, and with a truncated z mnist-paper-truncated; all three are
+scored along the way.
 
 On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. It takes
 minutes, and a stopped one begins anew.
@@ -31,6 +32,11 @@ RESULTS = HERE / "results"
 EPOCH = 500  # steps of mnist-paper
 MILESTONES = [EPOCH * e for e in (5, 10, 20, 30, *range(50, 10_000, 25))]
 SAVE_EVERY = 2500
+WAYS = {  # to sample from a training of mnist-paper; prefix of the scores: averaged weights or last, truncation
+    "last_": (False, None),
+    "": (True, None),  # the recipe mnist-paper-averaged
+    "truncated_": (True, 0.8),  # the recipe mnist-paper-truncated
+}
 SAMPLES = 10_000  # scored of images; of points 2,500 as PacGAN, and 10,000 besides
 
 if __name__ == "__main__":
@@ -153,9 +159,9 @@ def submit_images(executor, score, gan, last):
     if not (last or (paper and gan.step in MILESTONES)):
         return None
     samples = {}
-    for prefix, average in (("last_", False), ("", True)) if paper else (("", True),):
+    for prefix, (average, truncation) in (WAYS if paper else {"": (True, None)}).items():
         labels = gan.draw_labels(SAMPLES, np.random.default_rng(gan.seed)) if gan.conditional else None
-        samples[prefix] = gan.sample(SAMPLES, seed=gan.seed, average=average, labels=labels), labels
+        samples[prefix] = gan.sample(SAMPLES, gan.seed, average, labels, truncation), labels
     return executor.submit(score, samples, last)
 
 
@@ -313,6 +319,10 @@ def tables(rows):
                 one = [r for r in mine if r["seed"] == last["seed"]]
                 parts += [f"\n## {recipe}, seed {last['seed']}{where}\n", table(one, IMAGES, epoch, "last_")]
                 parts += ["\n## mnist-paper-averaged, from the same training\n", table(one, IMAGES, epoch)]
+                one = [r for r in one if "truncated_parzen" in r]  # it was not there from the beginning
+                if one:
+                    parts.append("\n## mnist-paper-truncated, from the same training\n")
+                    parts.append(table(one, IMAGES, epoch, "truncated_"))
         else:
             parts += [f"\n## {recipe}{where}\n", table(final, IMAGES, seed)]
             kin = [r for r in rows if r["recipe"] == recipe.replace("-cond", "-uncond") != recipe and place(r) == where]

@@ -62,6 +62,9 @@ def parser():
                    help="a .png picture, or the numbers, (n, features) in the data's units, as .npy, .csv or .npz, the "
                    "last two with the labels of a --conditional run (default: samples.png)")  # fmt: skip
     c.add_argument("--last", action="store_true", help="use the last weights and not their average")
+    c.add_argument(
+        "--truncation", type=float, metavar="T", help="z times this: below 1 more typical, less varied samples"
+    )
     c.add_argument("--label", metavar="C", help="of this class only, if the run is --conditional")
     c.set_defaults(command=sample)
 
@@ -70,6 +73,7 @@ def parser():
     c.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples that are scored (default: 0)")
     c.add_argument("--data-dir", metavar="FOLDER", help="where the files of mnist and fashion-mnist are")
     c.add_argument("--last", action="store_true", help="use the last weights and not their average")
+    c.add_argument("--truncation", type=float, metavar="T", help="as for sample")
     c.set_defaults(command=evaluate)
 
     c = commands.add_parser("gradcheck", help="check every hand-written gradient")
@@ -110,7 +114,7 @@ def sample(args):
             shape = gan.data.image_shape
             shown = plots.images_shown(shape, args.n) if shape else args.n
             labels[:shown] = gan.labels_to_look_at(shown)
-    x = gan.sample(args.n, seed=args.seed, average=not args.last, labels=labels)
+    x = gan.sample(args.n, args.seed, not args.last, labels, args.truncation)
     temporary = out.with_name(out.name + ".part")
     try:
         WRITERS[out.suffix.lower()](temporary, x, labels, gan, args.run)
@@ -178,7 +182,7 @@ def evaluate(args):
     say_damage(note)
     n = metrics.how_many(data)
     labels = gan.draw_labels(n, np.random.default_rng([args.seed, 1])) if gan.conditional else None
-    fake = gan.sample(n, args.seed, not args.last, labels)
+    fake = gan.sample(n, args.seed, not args.last, labels, args.truncation)
     try:
         scores = metrics.evaluate(data, fake, reference=True)
     except ValueError as error:

@@ -197,16 +197,22 @@ class GAN(Options):
                     on_report(self)
         return self
 
-    def sample(self, n, seed=None, average=True, labels=None):
+    def sample(self, n, seed=None, average=True, labels=None, truncation=None):
         """n samples (n, features), float32, in the data's own units (pixels in [0, 1]), on the host.
 
         ``seed`` fixes z, equal on every backend; None draws on, without touching the training's random numbers.
         average=False uses the last weights and not their average. ``labels``, of a conditional GAN, or clusters: one
-        for all, or (n,); None draws them as often as the data have them.
+        for all, or (n,); None draws them as often as the data have them. z is multiplied by ``truncation``, None: the
+        option's: below 1 the samples are more typical and less varied (Brock et al. 2019, arXiv 1809.11096, section
+        3.1, who draw the large ones anew; by a factor Karras et al. 2019, arXiv 1812.04948, appendix B).
         """
         self._need_networks()
+        truncation = self.truncation if truncation is None else truncation
+        if not 0 < truncation <= 1:
+            raise MiniganError(f"truncation is {truncation!r}; it must be a number above 0, 1 at most")
         rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
         z = draw_prior(rng, np.empty((n, self.latent_dim), self.dtype), self.prior)
+        z *= truncation
         if self.classes is not None and labels is None:
             labels = self.draw_labels(n, rng)
         return self.decode(z, average, labels)

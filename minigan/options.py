@@ -44,6 +44,7 @@ class Options:
     r1_end: float | None = None
     r2: float = 0.0  # the same on fake rows
     average: float = 0.999  # decay per step of the averaged generator weights, used for sampling; 0: no average
+    truncation: float = 1.0  # samples come from z times this: nearer to the typical, and less varied (GAN.sample)
     init_G: str | float = "he"  # W ~ N(0, 2/in); "glorot"; or a for U(±a)
     init_D: str | float = "glorot"  # smaller than he where the data have few columns: plain SGD stays stable
     output_bias: str = "zero"  # or "data": G starts at the data's mean
@@ -115,6 +116,7 @@ RULES = (  # names, test, what is wanted
     ("momentum momentum_end", lambda v: _number(v) and -1 < v < 1, "a number above -1 and below 1"),
     ("r1 r1_end r2", lambda v: _number(v) and v >= 0, "a number, 0 or more"),
     ("average", lambda v: _number(v) and 0 <= v < 1, "a number, 0 or more and below 1"),
+    ("truncation", lambda v: _number(v) and 0 < v <= 1, "a number above 0, 1 at most"),
     ("init_G init_D", lambda v: v in ("he", "glorot") or (_number(v) and v > 0), "he, glorot, or a for U(±a)"),
     _one_of("prior", *PRIORS),
     _one_of("loss", *LOSSES),

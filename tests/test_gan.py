@@ -277,6 +277,19 @@ def test_before_there_is_an_average_samples_come_from_the_last_weights():
     assert not np.array_equal(gan.sample(5, seed=0), gan.sample(5, seed=0, average=False))
 
 
+def test_truncation_multiplies_z():
+    gan = built(prior="uniform")
+    z = draw_prior(np.random.default_rng(3), np.empty((6, 3), np.float32), "uniform")
+    half = gan.decode(z * np.float32(0.5))
+    assert np.array_equal(gan.sample(6, seed=3, truncation=0.5), half)
+    assert np.array_equal(gan.sample(6, seed=3), gan.decode(z))
+    gan.truncation = 0.5
+    assert np.array_equal(gan.sample(6, seed=3), half)
+    assert np.array_equal(gan.sample(6, seed=3, truncation=1.0), gan.decode(z))
+    with pytest.raises(MiniganError, match="truncation is 1.5; it must be a number above 0, 1 at most"):
+        gan.sample(6, truncation=1.5)
+
+
 def test_what_can_be_trained_can_be_loaded(tmp_path):
     """Even if most of the checkpoint's memory is for the report."""
     gan = GAN(**SMALL, steps=5, report_every=2**21).fit(table())

@@ -115,6 +115,20 @@ def test_samples_of_a_table_are_in_its_own_units(runs):
     assert (x.std(0) > 0.05 * real.std(0)).all() and (x.std(0) < 20 * real.std(0)).all()
 
 
+def test_truncated_samples_and_their_scores(runs, capsys):
+    assert main("sample", runs / "digits", "-n", 7, "--truncation", 0.5, "-o", "out.npy") == 0
+    gan = checkpoint.load(runs / "digits")[0]
+    np.testing.assert_array_equal(np.load("out.npy"), gan.sample(7, seed=0, truncation=0.5))
+    scores = []
+    for truncation in ("0.2", "1"):
+        capsys.readouterr()
+        assert main("evaluate", runs / "digits", "--truncation", truncation) == 0
+        scores.append(capsys.readouterr().out)
+    assert scores[0] != scores[1]
+    assert main("sample", runs / "digits", "--truncation", 2, "-o", "out.npy") == 2
+    one_line(capsys, "truncation is 2.0; it must be a number above 0, 1 at most")
+
+
 def test_the_seed_of_a_sample(runs):
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert main("sample", runs / "digits", "--seed", seed, "-o", f"{out}.npy", "-n", 9) == 0
@@ -334,7 +348,7 @@ def test_a_failed_write_leaves_the_old_file(runs, monkeypatch, capsys):
 
 
 def test_more_samples_than_memory(runs, monkeypatch, capsys):
-    def sample(self, n, **options):
+    def sample(self, n, *options):
         raise MemoryError(f"Unable to allocate an array of {n} rows")
 
     monkeypatch.setattr(cli.checkpoint.GAN, "sample", sample)

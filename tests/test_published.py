@@ -10,7 +10,7 @@ import pytest
 import strict_cupy
 
 from benchmarks import published
-from minigan import GAN, load
+from minigan import GAN, load, recipes
 
 
 @pytest.fixture
@@ -83,6 +83,13 @@ def test_an_average_beside_it_leaves_the_training_as_it_is():
     assert np.array_equal(plain.G.theta, averaged.G.theta) and np.array_equal(plain.D.theta, averaged.D.theta)
     assert np.array_equal(averaged.sample(5, seed=0, average=False), plain.sample(5, seed=0))
     assert not np.array_equal(averaged.sample(5, seed=0), plain.sample(5, seed=0))
+
+
+def test_the_recipes_of_the_paper_differ_in_how_they_are_sampled_only():
+    options = {name: recipes.load(f"mnist-paper{name}") for name in ("", "-averaged", "-truncated")}
+    sampled = [(o.pop("average"), o.pop("truncation", 1.0)) for o in options.values()]
+    assert options[""] == options["-averaged"] == options["-truncated"]
+    assert sampled == [(0.0, 1.0), (0.999, 1.0), (0.999, published.WAYS["truncated_"][1])]
 
 
 def test_scores_that_come_late_are_kept_in_order_and_also_if_training_breaks_off(scores, tmp_path):

@@ -409,6 +409,7 @@ BAD = [
     ("--resume nowhere", "nowhere"), ("--resume file", "file"), ("--resume no-images", "no-images"),
     ("--resume=", "holds no run"), ("--resume also-taken", "also-taken"),
     ("--save-every 0", "0"), ("--save-every -1", "-1"), ("--save-every x", "'x'"), ("--report-every 0", "0"),
+    ("--truncation 0", "0"), ("--truncation 1.1", "1.1"), ("--truncation half", "'half'"),
     ("--report-every 99999999999999", "99999999999999"), ("--report-every -2", "-2"),
     ("--nonsense 3", "--nonsense"), ("ring", "ring"), ("--gif=yes", "'yes'"), ("--quiet=1", "'1'"),
     ("--version=1", "'1'"),
