@@ -85,7 +85,7 @@ def run(seed=0, quick=False):
     found.append(Claim(24, "momentum 0.9 diverges", "> 100, or not finite", f"{end:.4g}", not end <= 100))
 
     fig, (left, middle, right) = claims.figure(
-        "The smallest GAN circles its equilibrium; R1 takes it there, positive momentum throws it out",
+        "The smallest GAN circles its equilibrium; R1 takes it there, momentum 0.9 throws it out",
         columns=3,
         width=12,
     )

@@ -1,4 +1,4 @@
-"""Training D to completion in the inner loop costs thousands of times as much, and D learns a finite sample by heart.
+"""Training D to completion in the inner loop costs a thousand times as much, and D learns a finite sample by heart.
 
 Source: Goodfellow et al. 2014, section 3: "Optimizing D to completion in the inner loop of training is
 computationally prohibitive, and on finite datasets would result in overfitting"; S3, problem 1. Data and samples
@@ -79,13 +79,14 @@ def run(seed=0, quick=False):
         Claim(11, "on fresh rows it is worse than a coin, and than k = 20", f"< -log 4 < {fresh[at[20]]:.3f}",
               f"{fresh[-1]:.3f}", fresh[-1] < -np.log(4) < fresh[at[20]]),
         below(11, "a stream: V̂ on the rows it was trained on last, less V̂ on fresh ones", gap_2, 0.1, "largest gap"),
-        Claim(11, f"wall time of the inner loop: k = 1, 20, {CONVERGED:,}", "a report: it grows with k",
-              ", ".join(f"{1e3 * s:.2g} ms" for s in times), times == sorted(times)),
+        Claim(11, f"wall time of the inner loop: k = 1, 20, {CONVERGED:,}", "the last > 100 times the first",
+              ", ".join(f"{1e3 * s:.2g} ms" for s in times), times[2] > 100 * times[0]),
     ]  # fmt: skip
 
     fig, (left, right) = claims.figure(
         "On 500 rows, D trained to completion learns the rows and not the distribution", columns=2, width=10
     )
+    lowest = min(map(np.min, (own, fresh, own_2, fresh_2)))
     for ax, (a, b), what in (
         (left, (own, fresh), "its own 500 rows"),
         (right, (own_2, fresh_2), "its last 5,000 rows"),
@@ -96,7 +97,7 @@ def run(seed=0, quick=False):
         ax.text(0.4, -np.log(4) - 0.05, "-log 4: D = ½, a coin", fontsize=8.5, color=plots.GREY, va="top")
         ax.plot(np.maximum(step, 0.5), a, "o-", ms=3, color=plots.FAKE, label=f"V̂ on {what}")
         ax.plot(np.maximum(step, 0.5), b, "o-", ms=3, color=plots.REAL, label="V̂ on fresh rows")
-        ax.set(xscale="log", xlabel="k: steps of D while G stands still (first point: 0)", ylim=(-4.2, 0.3))
+        ax.set(xscale="log", xlabel="k: steps of D while G stands still (first point: 0)", ylim=(lowest - 0.3, 0.3))
         ax.legend(frameon=False, fontsize=9, loc="lower left")
     left.set_ylabel("V̂, nats")
     left.set_title(

@@ -51,9 +51,9 @@ def median(seed, runs, **options):
 
 def run(seed=0, quick=False):
     """The map of k against the ratio of learning rates, and the priors of z side by side."""
-    ks, runs, others = ((1, 5), 1, ()) if quick else (KS, RUNS, PRIORS[1:])
+    ks, runs, shown = ((1, 5), 1, PRIORS[:1]) if quick else (KS, RUNS, PRIORS)
     cells = {(k, ratio): median(seed, runs, k=k, ratio=ratio) for k in ks for ratio in RATIOS}
-    priors = {"normal": cells[5, 3]} | {prior: median(seed, runs, prior=prior, most=LONGER, **BEST) for prior in others}
+    priors = {prior: median(seed, runs, prior=prior, most=LONGER, **BEST) for prior in shown}
     best = {k: min(cells[k, ratio] for ratio in RATIOS) for k in ks}
     found = [
         Claim(24, "at its best ratio k = 5 costs fewer evaluations than k = 1 at its own", "fewer",
@@ -63,7 +63,7 @@ def run(seed=0, quick=False):
               all(cells[k, 0.1] > cells[k, 1] for k in (1, 5))),
         Claim(24, "D too fast: k = 1, ratio 10 never arrives; with k = 5 it does", f"inf, < {MOST:,}",
               f"{cells[1, 10]:,.0f}, {cells[5, 10]:,.0f}", np.isinf(cells[1, 10]) and cells[5, 10] < MOST),
-        Claim(24, "the prior of z: which is the fastest changes with the seed", "a report: one arrives",
+        Claim(24, "the prior of z (a report): the fastest arrives in the time of the map", f"< {MOST:,}",
               ", ".join(f"{prior} {spent:,.0f}" for prior, spent in priors.items()), min(priors.values()) < MOST),
     ]  # fmt: skip
 

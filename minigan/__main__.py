@@ -162,7 +162,7 @@ def write_png(path, x, labels, gan, run):
     if not data.image_shape:
         data = data_of(run)
         checkpoint.load(run, data, backend="numpy")  # refuses other data
-    plots.samples(path, data, x, gan.probability, labels=labels)
+    plots.samples(path, data, x, runs.judge(gan, data), labels=labels)
 
 
 WRITERS = {".png": write_png, ".npy": write_npy, ".npz": write_npz, ".csv": write_csv}

@@ -138,18 +138,19 @@ def _kth_smallest(d2, k, group=64):
 
 
 def _squared_radii(x, k, block):
-    """NND_k^2, squared distance of each row to its k-th nearest other row, (N,); -inf where it is 0.
+    """NND_k^2, squared distance of each row to its k-th nearest other row, (N,), less its rounding; -inf where it is 0.
 
-    Rounding leaves noise of either sign where k duplicates make the true radius 0. No point lies strictly
-    inside such a ball; -inf says so whatever the noise in the distance that it is compared with.
+    Rows of whole numbers have many at exactly that distance, which are not strictly inside: rounding noise in either
+    must not let them in. Where k duplicates make the true radius 0, -inf lets nobody in, whatever the noise.
     """
     dtype = _table_dtype(x, x)
     radii = np.empty(len(x), dtype)
     for rows, d2 in squared_distance_blocks(x, x, block):
         np.fill_diagonal(d2[:, rows], np.inf)  # a point is not its own neighbour
         radii[rows] = _kth_smallest(d2, k)
-    noise = 4 * np.finfo(dtype).eps * math.sqrt(x.shape[1]) * _square_norms(x - x.mean(axis=0))
-    radii[radii <= noise] = -np.inf
+    off = np.subtract(x, x.mean(axis=0, dtype=np.float64), dtype=np.float64)
+    radii -= 4 * np.finfo(dtype).eps * math.sqrt(x.shape[1]) * _square_norms(off)
+    radii[radii <= 0] = -np.inf
     return radii
 
 
@@ -165,7 +166,7 @@ def precision_recall_density_coverage(real, fake, k=NEIGHBOURS, block=BLOCK):
     "Inside" is strict. Precision, recall: Kynkaanniemi et al. 2019, section 2; density, coverage: Naeem et
     al. 2020, section 3, who advise N = M. If N = M is large and the distributions are equal, coverage is
     1 - 2^-k, .969 for k = 5; precision and recall depend on the dimension, so compare with real against real.
-    Time: three N x N x features products and a quarter more. Memory, beside one copy of a set:
+    Time: three N x N x features products and a quarter more. Memory, beside one copy of a set in float64:
     5 bytes x block x N, 13 MB for N = 10,000.
     Raises ValueError if shapes disagree, values are not finite, or a set has k rows or fewer.
     """
@@ -415,13 +416,15 @@ def label_agreement(dataset, fake, labels, classifier=None):
     fake (N, features) in the data's units, labels (N,). The judge is the classifier; without one a stream's own
     rule, or the label of the nearest row of the data.
     """
-    if classifier is not None:
-        found = classifier.predict(fake)
-    elif dataset.labels is not None:
-        found = nearest_labels(dataset.normalise(fake), dataset.normalise(dataset.X), dataset.labels)
-    else:
-        found = dataset.label_of(fake, np)
+    found = labels_nearby(dataset, fake) if classifier is None else classifier.predict(fake)
     return float((found == labels).mean())
+
+
+def labels_nearby(dataset, x):
+    """The label (N,) of each row of x (N, features), in data units: of its part of a stream, or of its nearest row."""
+    if dataset.labels is None:
+        return dataset.label_of(x, np)
+    return nearest_labels(dataset.normalise(x), dataset.normalise(dataset.X), dataset.labels)
 
 
 def recall_by_class(dataset, fake, labels, rows=500, seed=0):

@@ -48,7 +48,8 @@ def samples(path, dataset, fake, probability=None, title=None, labels=None):
 
     path         PNG file to write; its folder must exist, else OSError
     fake         (n, features) generated samples, in data units
-    probability  callable, x (k, features) -> D(x) (k,) or (k, 1), in data units; used for one and two columns
+    probability  callable, x (k, features) -> D(x) (k,) or (k, 1), in data units; used for one and two columns. If there
+                 are labels it is D(x|c), c the label of the place x
     title        a line of text above the picture, or None
     labels       (n,) of a conditional generator, by which its points are coloured; of images class by class the
                  order is told
@@ -196,19 +197,20 @@ def _draw_line(dataset, real, fake, d_values, title_height, small, labels):
     lo, hi = _limits(real)
     x = np.linspace(lo[0], hi[0], 400)
     p_data = _kde(real[:, 0], x) if dataset.density is None else np.ravel(dataset.density(x))
-    p_g = _kde(fake[:, 0], x)
+    p_g, p_g_width = _kde(fake[:, 0], x), _kde_width(fake[:, 0], x)
     fig, ax = _frame(*((4.0, 2.3) if small else (5.2, 3.1)), 0.65, 0.65, 0.5, 0.5 + title_height)
     ax.plot(x, p_data, ":", color=INK, lw=2, label="$p_{data}$ real")
     ax.fill_between(x, p_g, color=P_G, alpha=0.12, lw=0)
     ax.plot(x, p_g, color=P_G, lw=2, label="$p_g$ generated" + _outside(fake, lo, hi))
     for which, color, name in _by_class(labels):  # p(x|c) p(c), which add up to p_g
-        part = which.mean() * _kde(fake[which, 0], x)
+        part = which.mean() * _kde(fake[which, 0], x, p_g_width)
         ax.plot(x, part, color=color, lw=1.2)
         _write_in(ax, name, (x[part.argmax()], part.max() / 2), color)
     # The data alone set the height: the frames of a film agree, and a collapsed generator runs off the top.
     ax.set(xlim=(lo[0], hi[0]), ylim=(0, 1.6 * p_data.max()))
-    ax.set_xlabel(_names(dataset)[0], fontsize=9)
+    ax.set_xlabel(_shorten(_names(dataset)[0], 45), fontsize=9)
     ax.set_ylabel("density", fontsize=9)
+    ax.ticklabel_format(axis="y", scilimits=(-3, 4))
     right = ax.twinx()
     _style(right)
     right.spines["right"].set_visible(True)
@@ -218,10 +220,10 @@ def _draw_line(dataset, real, fake, d_values, title_height, small, labels):
     right.plot(x, optimal, ":", color=GREY, lw=1.2, label="best D: $p_{data}/(p_{data}+p_g)$")
     if d_values is not None:
         d_values = np.ravel(d_values)
-        right.plot(np.linspace(lo[0], hi[0], d_values.size), d_values, "--", color=REAL, lw=1.8, label="D(x)")
+        right.plot(np.linspace(lo[0], hi[0], d_values.size), d_values, "--", color=REAL, lw=1.8, label=D_of(labels))
     right.axhline(0.5, color="#cccccc", lw=0.8, zorder=0)
     right.set(ylim=(0, 1.02), yticks=[0, 0.5, 1])
-    right.set_ylabel("D(x), probability of being real", fontsize=9, color=REAL)
+    right.set_ylabel(f"{D_of(labels)}, probability of being real", fontsize=9, color=REAL)
     handles = ax.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
     ax.legend(handles=handles, ncol=2, **LEGEND)
     return fig
@@ -231,10 +233,13 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
     """Two columns: generated points over real ones, over D's surface in the colour of its vote."""
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import AutoLocator
 
     lo, hi = _limits(real)
     side = 2.6 if small else 4.2
-    fig, ax = _frame(side, side, 0.72, 0.8 if d_values is None else 0.95, 0.5, 0.33 + title_height)
+    longest = max(len(f"{v:g}") for v in AutoLocator().tick_values(lo[1], hi[1]))
+    left = 0.72 + 0.09 * max(0, longest - 5)  # for the numbers of the second column
+    fig, ax = _frame(side, side, left, 0.8 if d_values is None else 0.95, 0.5, 0.33 + title_height)
     if d_values is not None:
         n = math.isqrt(np.size(d_values))
         pale = LinearSegmentedColormap.from_list("votes", ["#F0B48C", "#FFFFFF", "#8CBFE0"])
@@ -242,7 +247,7 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
         d_values = np.reshape(d_values, (n, n))
         surface = ax.contourf(x, y, d_values, np.linspace(0, 1, 13), cmap=pale, zorder=0)
         bar = fig.colorbar(surface, cax=ax.inset_axes((1.03, 0, 0.04, 1)), ticks=[0, 0.5, 1])
-        bar.set_label("D(x): 1 = real, 0 = generated", fontsize=9)
+        bar.set_label(f"{D_of(labels)}: 1 = real, 0 = generated", fontsize=9)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
     _scatter(ax, real, fake, lo, hi, labels)
@@ -265,9 +270,11 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
                 )
             )
             ax.plot([], [], "o", mfc="none", mec=INK, mew=0.8, label="3σ of a mode")  # for the legend
-    _scatter_legend(ax, start=-0.68 / side)
+    if longest > 5:
+        ax.yaxis.set_major_formatter("{x:g}")
+    _scatter_legend(ax, start=(0.04 - left) / side)
     for setter, name in zip((ax.set_xlabel, ax.set_ylabel), _names(dataset), strict=True):
-        setter(name, fontsize=9)
+        setter(_shorten(name, 45 if not small else 28), fontsize=9)
     return fig
 
 
@@ -340,7 +347,10 @@ def _by_class(labels):
     from matplotlib import colormaps
 
     classes = [] if labels is None else np.unique(labels)
-    colors = colormaps["tab10"].colors if len(classes) <= 10 else colormaps["turbo"](np.linspace(0, 1, len(classes)))
+    colors = colormaps["turbo"](np.linspace(0, 1, len(classes)))
+    if len(classes) <= 10:
+        colors = [*colormaps["tab10"].colors]
+        colors[7] = (0.9, 0.75, 0.0)  # its grey is that of the real points
     names = [_shorten(_plain(str(c)), 16) if len(classes) <= 40 else "" for c in classes]
     return [(labels == c, colors[i][:3], names[i]) for i, c in enumerate(classes)]
 
@@ -501,15 +511,25 @@ def _outside(x, lo, hi, share=False):
     return f" ({n} of {len(x)} outside)" if n else ""
 
 
-def _kde(x, grid):
+def D_of(labels):
+    """What a picture shows of D: a conditional one judges each point with the label of its place."""
+    return "D(x)" if labels is None else "D(x|c)"
+
+
+def _kde_width(x, grid):
+    """A third of Silverman's width (0.9), which suits a single bump and would blur the modes of a mixture."""
+    x = x[np.isfinite(x)].astype(float)
+    q1, q3 = np.percentile(x, [25, 75]) if len(x) else (0, 0)
+    return max(0.3 * min(x.std(), (q3 - q1) / 1.34) * len(x) ** -0.2 if len(x) else 0, grid[1] - grid[0])
+
+
+def _kde(x, grid, width=None):
     """Gaussian kernel density of x (n,) on an even grid (k,); bins first, so large n costs little."""
+    width = width or _kde_width(x, grid)
     x = x[np.isfinite(x)].astype(float)
     if not len(x):
         return np.zeros(len(grid))
     dx = grid[1] - grid[0]
-    q1, q3 = np.percentile(x, [25, 75])
-    # A third of Silverman's width (0.9), which suits a single bump and would blur the modes of a mixture.
-    width = max(0.3 * min(x.std(), (q3 - q1) / 1.34) * len(x) ** -0.2, dx)
     counts, _ = np.histogram(x, np.append(grid - dx / 2, grid[-1] + dx / 2))
     reach = min(math.ceil(4 * width / dx), len(grid) // 2 - 1)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * dx / width) ** 2)

@@ -246,7 +246,7 @@ class Run:
     def draw_samples(self):
         """samples.png, from the same z each time; every picture is kept in samples/."""
         path, title = self.folder / "samples.png", f"{self.data.name}, step {self.gan.step:,}"
-        plots.samples(path, self.data, self.fixed_samples(), self.gan.probability, title, self.fixed_labels())
+        plots.samples(path, self.data, self.fixed_samples(), judge(self.gan, self.data), title, self.fixed_labels())
         self.picture().parent.mkdir(exist_ok=True)
         write(self.picture(), path.read_bytes())
 
@@ -269,7 +269,7 @@ class Run:
         self.frames.append(self.fixed_samples()[self.in_a_frame()])
         self.frame_steps.append(self.gan.step)
         if self.data.features <= 2:
-            self.frame_surfaces.append(self.gan.probability(plots.surface_grid(self.data)))
+            self.frame_surfaces.append(judge(self.gan, self.data)(plots.surface_grid(self.data)))
 
     def in_a_frame(self):
         """Which of ``fixed_samples`` a frame of the animation shows: at most half of them, some of every class."""
@@ -282,7 +282,8 @@ class Run:
         tenth = lambda step: step * 10 // gan.steps
         if gan.ranks.rank > 0 or tenth(gan.step) == tenth(gan.step - 1):
             return None
-        before, self.signs = self.signs, metrics.collapse_signs(self.data, gan.sample(1000, seed=gan.seed))
+        whole = gan.sample(1000, seed=gan.seed, truncation=1.0)  # a narrower prior is no collapse
+        before, self.signs = self.signs, metrics.collapse_signs(self.data, whole)
         if before and not self.signs:
             return f"step {gan.step}: the samples have the variety of the data again"
         if not self.signs or (self.signs == before and gan.step < gan.steps):
@@ -325,6 +326,14 @@ class Run:
             scores, lines = {}, [f"not scored: {error}"]
         write(self.folder / "scores.json", json.dumps(scores, indent=1) + "\n")
         return lines
+
+
+def judge(gan, data):
+    """x -> D(x) for a picture; of a conditional GAN D(x|c) with c the label of the place x, as its mean over all labels
+    would show a good GAN's modes as generated: most labels do not belong there."""
+    if not gan.conditional:
+        return gan.probability
+    return lambda x: gan.probability(x, metrics.labels_nearby(data, x))
 
 
 def config_text(recipe, options):

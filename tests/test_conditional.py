@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigan import GAN, MiniganError, checkpoint, load, metrics
+from minigan import GAN, MiniganError, checkpoint, load, metrics, runs
 from minigan.__main__ import main
 from minigan.data import from_array
 from train import main as train
@@ -93,6 +93,19 @@ def test_labels_may_be_texts(tmp_path):
         gan.sample(2, labels=["fig", "fig", "pear"])
     again = from_array(ints.X, np.array(["7", "-1", "+3", "7"] * 150))  # whole numbers, whoever wrote them as texts
     assert list(again.label_shares) == [-1, 3, 7] and again.labels.dtype == np.int64
+
+
+def test_pictures_judge_each_point_with_the_label_of_its_place():
+    for data, names in ((clouds(), list(CENTRES)), (load("moons"), [0, 1])):
+        gan = GAN(**SMALL).build(data)
+        x = data.real_samples(50, seed=0)
+        labels = metrics.labels_nearby(data, x)
+        assert set(labels.tolist()) == set(names)
+        assert np.array_equal(runs.judge(gan, data)(x), gan.probability(x, labels))
+        assert not np.array_equal(gan.probability(x, labels), gan.probability(x))
+    assert (metrics.labels_nearby(clouds(), clouds().X) == clouds().labels).all()
+    plain = GAN(**SMALL | {"conditional": False}).build(data)
+    assert np.array_equal(runs.judge(plain, data)(x), plain.probability(x))
 
 
 def test_labels_that_mix_words_and_whole_numbers_stay_texts(tmp_path):

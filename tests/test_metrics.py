@@ -606,6 +606,30 @@ def test_a_class_is_nearly_empty_below_a_quarter_of_its_own_share():
     assert metrics.collapse_signs(digits, enough) == []
 
 
+def by_definition(real, fake, k=5):
+    """The four measures in whole numbers, where a tie is a tie."""
+    squares = lambda a, b: np.square(a[:, None].astype(np.int64) - b[None]).sum(2)
+    radii = lambda x: np.sort(squares(x, x) + 10**9 * np.eye(len(x), dtype=np.int64))[:, k - 1]
+    d2 = squares(fake, real)
+    inside, around = d2 < radii(real), d2 < radii(fake)[:, None]
+    return [inside.any(1).mean(), around.any(0).mean(), inside.sum() / (k * len(fake)), inside.any(0).mean()]
+
+
+@pytest.mark.parametrize(
+    "features, most, dtype", [(3, 4, float), (3, 4, np.float32), (20, 3, np.float32), (20, 200, np.float16)]
+)
+def test_a_tie_is_outside(features, most, dtype):
+    real, fake = np.random.default_rng(0).integers(0, most, (2, 200, features))
+    found = metrics.precision_recall_density_coverage(real.astype(dtype), fake.astype(dtype))
+    np.testing.assert_allclose(list(found.values()), by_definition(real, fake), rtol=1e-12)
+
+
+def test_large_numbers_score_as_small_ones():
+    real, fake = normal(62, 300, 2).astype(np.float32), normal(63, 300, 2).astype(np.float32)
+    measure = metrics.precision_recall_density_coverage
+    assert measure(real * np.float32(1e20), fake * np.float32(1e20)) == measure(real, fake)
+
+
 def test_recall_by_class_needs_more_rows_than_neighbours():
     x = normal(61, 11, 2)
     labels = np.repeat([0, 1], [metrics.NEIGHBOURS, metrics.NEIGHBOURS + 1])

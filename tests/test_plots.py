@@ -331,6 +331,31 @@ def test_dollar_signs_in_names_are_text(tmp_path):
     assert_picture(tmp_path / "a.png")
 
 
+def test_the_densities_of_the_classes_add_up():
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal(900) + 3 * (np.arange(900) % 3), np.arange(900) % 3
+    grid = np.linspace(-5, 11, 400)
+    width = plots._kde_width(x, grid)
+    parts = sum((labels == c).mean() * plots._kde(x[labels == c], grid, width) for c in range(3))
+    np.testing.assert_allclose(parts, plots._kde(x, grid), atol=1e-12)
+
+
+def test_no_class_has_the_grey_of_the_real_points():
+    for _, color, _ in plots._by_class(np.arange(10)):
+        assert np.ptp(color) > 0.2
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 1.0, 1e5])
+def test_the_label_of_the_second_column_is_on_the_picture(scale):
+    data = from_array(np.random.default_rng(0).standard_normal((60, 2)) * [1, scale])
+    data.columns = ["a" * 90, "b" * 90]
+    fig = plots._draw_plane(data, data.X, data.X, None, 0.3, False, None)
+    plots._figure_pixels(fig, 100)
+    for label in (fig.axes[0].xaxis.label, fig.axes[0].yaxis.label):
+        box = label.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= fig.bbox.width and box.y1 <= fig.bbox.height
+
+
 def test_a_label_that_the_font_lacks_prints_nothing(tmp_path):
     rng = np.random.default_rng(0)
     data = from_array(rng.standard_normal((60, 2)), np.array(["\u65e5", "abc"] * 30))

@@ -948,6 +948,14 @@ def test_mode_collapse_is_said_once_and_with_its_cure(fast, capsys, monkeypatch)
     assert capsys.readouterr().err == ""
 
 
+def test_a_narrower_prior_is_no_collapse(fast, capsys):
+    args = "--data gaussian --steps 300 --generator 16,relu --discriminator 16,leaky_relu --lr 0.02".split()
+    assert bare(*args, "--truncation", "0.01", "--out", "a") == 0
+    assert "variety" not in capsys.readouterr().err
+    gan = checkpoint.load("a")[0]
+    assert metrics.collapse_signs(load("gaussian"), gan.sample(1000, seed=0))  # as the pictures show them
+
+
 @pytest.mark.parametrize("steps, looked", [(109, 10), (19, 10), (10, 10), (7, 7), (1, 1)])
 def test_variety_is_looked_at_ten_times_and_at_the_end(steps, looked, fast, monkeypatch):
     at = []
