@@ -27,7 +27,7 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
 
 import numpy as np  # noqa: E402
 
-from minigan import GAN, metrics  # noqa: E402
+from minigan import GAN, load, metrics  # noqa: E402
 
 MNIST = (60_000, 28, 28)
 BATCHES = (25, 50, 100, 200, 400, 800)
@@ -127,7 +127,11 @@ def memory(rounds):
 def measures(rounds):
     """Parzen window and precision / recall beside the matrix products that they cannot do without."""
     rng = np.random.default_rng(0)
-    fake, real, test = (rng.random((N, 784), np.float32) for _ in range(3))
+    digits = np.pad(np.kron(load("digits").X.reshape(-1, 8, 8), np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))
+    digits = digits.reshape(-1, 784).astype(np.float32)
+    some = lambda: digits[rng.integers(0, len(digits), N)] + 0.1 * rng.standard_normal((N, 784), np.float32)
+    fake, real, test = (some() for _ in range(3))
+    uniform = [rng.random((N, 784), np.float32) for _ in range(3)]  # without any structure: all sigmas see all rows
     out, few = np.empty((1000, N), np.float32), real[:1000]
 
     def products(pairs):
@@ -142,12 +146,16 @@ def measures(rounds):
         "Parzen window": (
             lambda: metrics.parzen_log_likelihood(fake, few, test), products([(few, fake), (test, fake)]),
         ),
+        "Parzen window of uniform noise": (
+            lambda: metrics.parzen_log_likelihood(uniform[0], uniform[1][:1000], uniform[2]),
+            products([(few, fake), (test, fake)]),
+        ),
         "precision, recall, density, coverage": (
             lambda: metrics.precision_recall_density_coverage(real, fake),
             products([(real, real), (fake, fake), (real, fake)]),
         ),
     }  # fmt: skip
-    print(f"\nmeasures: N = {N:,} rows of 784")
+    print(f"\nmeasures: N = {N:,} rows of 784 pixels, digits with noise")
     print(f"{'':>38}{'seconds':>10}{'products':>10}{'ratio':>8}{'MB above its input':>20}")
     for name, (measure, alone) in jobs.items():
         tracemalloc.start()

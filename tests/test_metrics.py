@@ -630,6 +630,17 @@ def test_large_numbers_score_as_small_ones():
     assert measure(real * np.float32(1e20), fake * np.float32(1e20)) == measure(real, fake)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("factor", [-1e-3, -0.5, -3.0, -50.0])  # from all terms of a row to its own zero alone
+def test_sums_of_exponentials_leave_out_nothing_that_counts(factor, dtype):
+    x = np.abs(normal(64, 7, 500) * 30).astype(dtype)
+    x -= x.min(axis=1, keepdims=True)
+    exact = np.exp(factor * x.astype(np.float64)).sum(axis=1)
+    found = metrics._sum_of_exponentials(x.copy(), factor)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, exact, rtol=3e-6 if dtype == np.float32 else 1e-12)
+
+
 def test_recall_by_class_needs_more_rows_than_neighbours():
     x = normal(61, 11, 2)
     labels = np.repeat([0, 1], [metrics.NEIGHBOURS, metrics.NEIGHBOURS + 1])
