@@ -319,20 +319,20 @@ class GAN(Options):
         if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
             raise Diverged(
                 f"training diverged before step {self.step}: the loss or a weight is not a finite number, most likely "
-                f"because a learning rate or a penalty is too high; {self._tamer_options()}"
+                f"because a learning rate or a penalty is too high; {self._remedy()}"
             )
         return numbers
 
-    def _tamer_options(self):
-        """What to try after divergence: a sentence's end."""
-        rates = {"lr": self.lr, "lr_D": self.lr_D or 0}
-        penalties = {"r1": self.r1, "r2": self.r2}
-        now = [f"{name} {v:g}" for name, v in (rates | penalties).items() if v]
-        tamer = {name: min(v / 3, 0.1) for name, v in rates.items() if v}
-        tamer |= {name: 0.1 for name, v in penalties.items() if v > 1}
-        return f"with {', '.join(now)}, try " + " ".join(
-            f"--{name.replace('_', '-')} {v:.2g}" for name, v in tamer.items()
-        )
+    def _remedy(self):
+        """The end of the sentence about divergence: the rates and penalties there are, and what to try instead."""
+        there, instead = [], []
+        for name in ("lr", "lr_D", "r1", "r2"):
+            v, is_rate = getattr(self, name), name.startswith("lr")
+            if v:
+                there.append(f"{name} {v:g}")
+            if v and (is_rate or v > 1):
+                instead.append(f"--{name.replace('_', '-')} {min(v / 3 if is_rate else v, 0.1):.2g}")
+        return f"with {', '.join(there)}, try {' '.join(instead)}"
 
     def _record_logits(self):
         i = (self.step - 1) % self.report_every

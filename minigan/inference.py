@@ -63,8 +63,6 @@ class Encoder:
             raise MiniganError(f"weight is {self.weight!r}; it must be a number, 0 or more")
         parse_layers(self.layers, 1, 1)
         self.data, self.dtype, self.E = self.gan.data, self.gan.dtype, None
-        if self.data.X is None and self.data.draw is None:
-            raise MiniganError("this GAN was loaded without its data; load it with them: checkpoint.load(folder, data)")
         if self.data.X is not None and self.batch_size > len(self.data.X):
             raise MiniganError(f"batch size {self.batch_size} is larger than the data; use {len(self.data.X)} or less")
 

@@ -205,7 +205,7 @@ def _sum_of_exponentials(x, factor, least=-40):
     numbers that there are, further below, would take NumPy five times as long as others.
     """
     near = np.flatnonzero(x < least / factor)
-    if len(near) < x.size // 8:
+    if len(near) < x.size // 8:  # few enough for it to pay to pick them out
         first_of_row = np.searchsorted(near, np.arange(0, x.size, x.shape[1]))
         return np.add.reduceat(np.exp(x.ravel()[near] * factor), first_of_row, dtype=np.float64)
     terms = np.multiply(x, factor)

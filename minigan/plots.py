@@ -220,10 +220,12 @@ def _draw_line(dataset, real, fake, d_values, title_height, small, labels):
     right.plot(x, optimal, ":", color=GREY, lw=1.2, label="best D: $p_{data}/(p_{data}+p_g)$")
     if d_values is not None:
         d_values = np.ravel(d_values)
-        right.plot(np.linspace(lo[0], hi[0], d_values.size), d_values, "--", color=REAL, lw=1.8, label=D_of(labels))
+        right.plot(
+            np.linspace(lo[0], hi[0], d_values.size), d_values, "--", color=REAL, lw=1.8, label=_name_of_D(labels)
+        )
     right.axhline(0.5, color="#cccccc", lw=0.8, zorder=0)
     right.set(ylim=(0, 1.02), yticks=[0, 0.5, 1])
-    right.set_ylabel(f"{D_of(labels)}, probability of being real", fontsize=9, color=REAL)
+    right.set_ylabel(f"{_name_of_D(labels)}, probability of being real", fontsize=9, color=REAL)
     handles = ax.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
     ax.legend(handles=handles, ncol=2, **LEGEND)
     return fig
@@ -247,7 +249,7 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
         d_values = np.reshape(d_values, (n, n))
         surface = ax.contourf(x, y, d_values, np.linspace(0, 1, 13), cmap=pale, zorder=0)
         bar = fig.colorbar(surface, cax=ax.inset_axes((1.03, 0, 0.04, 1)), ticks=[0, 0.5, 1])
-        bar.set_label(f"{D_of(labels)}: 1 = real, 0 = generated", fontsize=9)
+        bar.set_label(f"{_name_of_D(labels)}: 1 = real, 0 = generated", fontsize=9)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
     _scatter(ax, real, fake, lo, hi, labels)
@@ -274,7 +276,7 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
         ax.yaxis.set_major_formatter("{x:g}")
     _scatter_legend(ax, start=(0.04 - left) / side)
     for setter, name in zip((ax.set_xlabel, ax.set_ylabel), _names(dataset), strict=True):
-        setter(_shorten(name, 45 if not small else 28), fontsize=9)
+        setter(_shorten(name, 28 if small else 45), fontsize=9)
     return fig
 
 
@@ -511,16 +513,18 @@ def _outside(x, lo, hi, share=False):
     return f" ({n} of {len(x)} outside)" if n else ""
 
 
-def D_of(labels):
+def _name_of_D(labels):
     """What a picture shows of D: a conditional one judges each point with the label of its place."""
     return "D(x)" if labels is None else "D(x|c)"
 
 
 def _kde_width(x, grid):
     """A third of Silverman's width (0.9), which suits a single bump and would blur the modes of a mixture."""
-    x = x[np.isfinite(x)].astype(float)
-    q1, q3 = np.percentile(x, [25, 75]) if len(x) else (0, 0)
-    return max(0.3 * min(x.std(), (q3 - q1) / 1.34) * len(x) ** -0.2 if len(x) else 0, grid[1] - grid[0])
+    x, dx = x[np.isfinite(x)].astype(float), grid[1] - grid[0]
+    if not len(x):
+        return dx
+    q1, q3 = np.percentile(x, [25, 75])
+    return max(0.3 * min(x.std(), (q3 - q1) / 1.34) * len(x) ** -0.2, dx)
 
 
 def _kde(x, grid, width=None):

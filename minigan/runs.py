@@ -282,8 +282,8 @@ class Run:
         tenth = lambda step: step * 10 // gan.steps
         if gan.ranks.rank > 0 or tenth(gan.step) == tenth(gan.step - 1):
             return None
-        whole = gan.sample(1000, seed=gan.seed, truncation=1.0)  # a narrower prior is no collapse
-        before, self.signs = self.signs, metrics.collapse_signs(self.data, whole)
+        fake = gan.sample(1000, seed=gan.seed, truncation=1.0)  # a narrower prior is no collapse
+        before, self.signs = self.signs, metrics.collapse_signs(self.data, fake)
         if before and not self.signs:
             return f"step {gan.step}: the samples have the variety of the data again"
         if not self.signs or (self.signs == before and gan.step < gan.steps):
