@@ -93,8 +93,8 @@ def run(seed=0, quick=False):
     ):
         ax.axhline(C, color=plots.INK, lw=1, ls="--")
         ax.axhline(-np.log(4), color=plots.GREY, lw=0.8, ls=":")
-        ax.text(0.4, C + 0.05, "C(G): the best value of any D", fontsize=8.5)
-        ax.text(0.4, -np.log(4) - 0.05, "-log 4: D = ½, a coin", fontsize=8.5, color=plots.GREY, va="top")
+        ax.text(0.4, C + 0.1, "C(G): the best value of any D", fontsize=8.5, va="bottom")
+        ax.text(0.4, -np.log(4) - 0.25, "-log 4: D = ½, a coin", fontsize=8.5, color=plots.GREY, va="top")
         ax.plot(np.maximum(step, 0.5), a, "o-", ms=3, color=plots.FAKE, label=f"V̂ on {what}")
         ax.plot(np.maximum(step, 0.5), b, "o-", ms=3, color=plots.REAL, label="V̂ on fresh rows")
         ax.set(xscale="log", xlabel="k: steps of D while G stands still (first point: 0)", ylim=(lowest - 0.3, 0.3))
