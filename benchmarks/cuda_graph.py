@@ -78,8 +78,10 @@ class GraphedGAN(GAN):
 
     def build(self, X, **options):
         if self.xp is not np:
-            self.stream = self.xp.cuda.Stream(non_blocking=True)
-            self.stream.use()  # everything of this process, from now on
+            self.stream = self.xp.cuda.get_current_stream()
+            if not self.stream.ptr:  # the default one, which cannot be recorded
+                self.stream = self.xp.cuda.Stream(non_blocking=True)
+                self.stream.use()  # everything of this process, from now on
             self.pool, self.cublas = self.xp.cuda.MemoryPool(), CuBLAS(self.xp, self.stream, self.tf32)
         super().build(X, **options)
         if not self.possible(self.options(), self.data):

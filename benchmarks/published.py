@@ -3,17 +3,18 @@
     python benchmarks/published.py ring-pacgan grid-pacgan --seeds 10
     python benchmarks/published.py mnist mnist-conditional fashion-mnist --seeds 3 --data-dir FOLDER
     python benchmarks/published.py mnist-paper --seeds 1 --data-dir FOLDER
-    python benchmarks/published.py mnist-paper --seeds 3 --backend cupy --steps 500000 --data-dir FOLDER
+    python benchmarks/published.py mnist-paper --seeds 5 --backend cupy --data-dir FOLDER
 
-Final weights, no choice of the best moment; --jobs trainings at a time, on one core each. Training states are kept in
---out, so that a stopped script goes on where it was. Scores go to benchmarks/results/published.json, and from all that
-is there the tables are written to benchmarks/results/published.md. The recipe mnist-paper is trained once with the
-average of G's weights kept beside them, which changes nothing in the training: the last weights are the paper's
-recipe, their average is the recipe mnist-paper-averaged, and with a truncated z mnist-paper-truncated; all three are
-scored along the way.
+Final weights, no choice of the best moment; --jobs trainings at a time, on one core each, or all on one GPU. Training
+states are kept in --out, so that a stopped script goes on where it was. Scores go to benchmarks/results/published.json,
+and from all that is there the tables are written to benchmarks/results/published.md. The recipe mnist-paper is trained
+once with the average of G's weights kept beside them, which changes nothing in the training: the last weights are the
+paper's recipe, their average is the recipe mnist-paper-averaged, and with a truncated z mnist-paper-truncated; all
+three are scored along the way.
 
-On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. It takes
-minutes, and a stopped one begins anew.
+On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. Such small
+networks leave most of a GPU idle: the seeds of a recipe train in one process, in turns, each on its own stream; a
+seed's minutes are its share. It takes minutes, and a stopped one begins anew.
 """
 
 import argparse
@@ -24,13 +25,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 EPOCH = 500  # steps of mnist-paper
-MILESTONES = [EPOCH * e for e in (5, 10, 20, 30, *range(50, 10_000, 25))]
+MILESTONES = [EPOCH * e for e in (5, 10, 20, 30, *range(50, 10_000, 50))]
 SAVE_EVERY = 2500
 WAYS = {  # to sample from a training of mnist-paper; prefix of the scores: averaged weights or last, truncation
     "last_": (False, None),
@@ -47,11 +49,12 @@ import numpy as np  # noqa: E402
 
 from benchmarks.cuda_graph import GraphedGAN  # noqa: E402
 from minigan import GAN, checkpoint, load, metrics, recipes  # noqa: E402
+from minigan.backend import Backend  # noqa: E402
 from minigan.classifier import Classifier  # noqa: E402
 
 
 def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
-    """Train one seed of a recipe, or go on with it, and return its last row of scores.
+    """Train one seed of a recipe, or go on with it; yields after each step, and returns its last row of scores.
 
     submit(gan, last) gives None, or the Future of a dict; what that gives is kept, one line for each step, in
     folder/scores.jsonl.
@@ -103,9 +106,24 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
                 pending.append((row, future))
                 print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {seconds:.0f} s", flush=True)
             write_scores(wait=False)
+            yield
     finally:
         write_scores(wait=True)
     return rows[-1]
+
+
+def in_turns(trainings, streams):
+    """Run several ``train``, a step of each in turn, each on its own stream; returns their last rows."""
+    going, rows = dict(enumerate(zip(trainings, streams, strict=True))), {}
+    while going:
+        for i, (training, stream) in list(going.items()):
+            with stream:
+                try:
+                    next(training)
+                except StopIteration as end:
+                    rows[i] = end.value
+                    del going[i]
+    return [rows[i] for i in sorted(rows)]
 
 
 class Now:
@@ -165,17 +183,19 @@ def submit_images(executor, score, gan, last):
     return executor.submit(score, samples, last)
 
 
-def one(recipe, seed, out, data_dir, steps, backend="numpy", scorers=0):
-    """Train and score one seed; the row goes to published.json by way of the parent.
+def several(recipe, seeds, out, data_dir, steps, backend="numpy", scorers=0):
+    """Train and score some seeds; the rows go to published.json by way of the parent.
 
     scorers: in how many other processes; 0 scores in this one, between the steps.
     """
     name = recipes.load(recipe)["data"]
     data = load(name, data_dir)
     kind = "points" if data.modes is not None else "images"
-    folder = Path(out) / (f"{recipe}-{seed}" + ("-cupy" if backend == "cupy" else ""))
-    go = partial(train, recipe, seed, folder, data, steps=steps, backend=backend)
+    folder = lambda seed: Path(out) / (f"{recipe}-{seed}" + ("-cupy" if backend == "cupy" else ""))
+    on_gpu = Backend(backend).xp is not np
+    streams = [Backend(backend).xp.cuda.Stream(non_blocking=True) if on_gpu else nullcontext() for _ in seeds]
     submit = submit_points if kind == "points" else submit_images
+    go = lambda submit: in_turns([train(recipe, s, folder(s), data, submit, steps, backend) for s in seeds], streams)
     if not scorers:
         return go(partial(submit, Now(), getattr(Scorer(data), kind)))
     with ProcessPoolExecutor(scorers, mp_context=multiprocessing.get_context("spawn")) as executor:
@@ -189,7 +209,7 @@ def score_elsewhere(name, data_dir, kind, samples, last):
     return getattr(scorer_of[name], kind)(samples, last)
 
 
-scorer_of = {}  # name of the data: Scorer, in a process of ``one``
+scorer_of = {}  # name of the data: Scorer, in a process of ``several``
 
 
 def main():
@@ -198,27 +218,30 @@ def main():
     p.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     p.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     p.add_argument("--steps", type=int, help="of a recipe without an end, such as mnist-paper (default: the recipe's)")
-    p.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: 2)")
+    p.add_argument("--jobs", type=int, help="trainings at a time (default: 2; cupy: 5)")
     p.add_argument("--data-dir", help="where the files of mnist and fashion-mnist are")
     p.add_argument("--out", default="runs/published", help="where training states go (default: runs/published)")
     p.add_argument("--backend", choices=["numpy", "cupy"], default="numpy", help="where to train (default: numpy)")
-    p.add_argument("--scorers", type=int, help="processes that score beside each training (default: 0; cupy: 4)")
+    p.add_argument("--scorers", type=int, help="processes that score beside the trainings (default: 0; cupy: 14)")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.child:
-        one(args.recipes[0], args.first, args.out, args.data_dir, args.steps, args.backend, args.scorers)
+        seeds = range(args.first, args.first + args.seeds)
+        several(args.recipes[0], seeds, args.out, args.data_dir, args.steps, args.backend, args.scorers)
         return
-    if args.scorers is None:
-        args.scorers = 4 if args.backend == "cupy" else 0
-    waiting = [(recipe, seed) for recipe in args.recipes for seed in range(args.first, args.first + args.seeds)]
+    on_gpu = args.backend == "cupy"
+    jobs, scorers = args.jobs or (5 if on_gpu else 2), (14 if on_gpu else 0) if args.scorers is None else args.scorers
+    seeds, at_once = range(args.first, args.first + args.seeds), jobs if on_gpu else 1  # of one process
+    waiting = [(recipe, seeds[i : i + at_once]) for recipe in args.recipes for i in range(0, len(seeds), at_once)]
     running, failed = [], 0
     while waiting or running:
-        while waiting and len(running) < args.jobs:
-            recipe, seed = waiting.pop(0)
-            command = [sys.executable, __file__, recipe, "--child", "--first", str(seed), "--out", args.out]
+        while waiting and len(running) < jobs // at_once:
+            recipe, some = waiting.pop(0)
+            command = [sys.executable, __file__, recipe, "--child", "--out", args.out]
+            command += ["--first", str(some[0]), "--seeds", str(len(some))]
             command += ["--data-dir", args.data_dir] if args.data_dir else []
             command += ["--steps", str(args.steps)] if args.steps else []
-            command += ["--backend", args.backend, "--scorers", str(args.scorers)]
+            command += ["--backend", args.backend, "--scorers", str(scorers)]
             running.append(subprocess.Popen(command))
         time.sleep(0.5)
         failed += sum(bool(process.poll()) for process in running)

@@ -524,6 +524,7 @@ def module(available=True):
         is_available=lambda: available,
         runtime=SimpleNamespace(getDeviceProperties=lambda device: {"name": b"strict stand-in"}),
         get_current_stream=lambda: stream,
+        Stream=lambda *, non_blocking: contextlib.nullcontext(),
     )
     return cupy
 
@@ -537,5 +538,5 @@ def names():
     return [
         *top, *methods, *operators, "random.XORWOW", "random.Generator.standard_normal", "random.Generator.random",
         "random.Generator.integers", "cuda.is_available", "cuda.runtime.getDeviceProperties", "cuda.get_current_stream",
-        "cuda.Stream.synchronize",
+        "cuda.Stream", "cuda.Stream.synchronize",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import sys
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,11 @@ import strict_cupy
 
 from benchmarks import published
 from minigan import GAN, load, recipes
+
+
+def train(*arguments, **options):
+    """published.train to its end."""
+    return published.in_turns([published.train(*arguments, **options)], [nullcontext()])[0]
 
 
 @pytest.fixture
@@ -24,7 +30,7 @@ def scores(monkeypatch):
 def test_a_stopped_training_goes_on_and_gives_the_same_scores(scores, tmp_path):
     data, score = scores
     score_at_7_too = lambda gan, last: score(gan, last or gan.step == 7)
-    whole = published.train("ring-pacgan", 3, tmp_path / "whole", data, score_at_7_too, steps=12)
+    whole = train("ring-pacgan", 3, tmp_path / "whole", data, score_at_7_too, steps=12)
 
     for stop in (8, 12):  # after the scores of step 7 and the checkpoint of step 5; while the last state is scored
 
@@ -34,19 +40,19 @@ def test_a_stopped_training_goes_on_and_gives_the_same_scores(scores, tmp_path):
             return score_at_7_too(gan, last)
 
         with pytest.raises(KeyboardInterrupt):
-            published.train("ring-pacgan", 3, tmp_path / "part", data, stops, steps=12)
-    again = published.train("ring-pacgan", 3, tmp_path / "part", data, score_at_7_too, steps=12)
+            train("ring-pacgan", 3, tmp_path / "part", data, stops, steps=12)
+    again = train("ring-pacgan", 3, tmp_path / "part", data, score_at_7_too, steps=12)
     assert whole.pop("seconds") >= 0 and again.pop("seconds") >= 0
     assert whole == again and whole["step"] == 12 and whole["seed"] == 3 and whole["total"] == 8
     log = tmp_path / "part" / "scores.jsonl"
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [7, 12]
-    assert published.train("ring-pacgan", 3, tmp_path / "part", data, None, steps=12)["step"] == 12  # it is done
+    assert train("ring-pacgan", 3, tmp_path / "part", data, None, steps=12)["step"] == 12  # it is done
 
 
 def test_the_tables_hold_what_was_measured(scores, tmp_path, monkeypatch, capsys):
     data, score = scores
     monkeypatch.setattr(published, "RESULTS", tmp_path)
-    rows = [published.train("ring-pacgan", s, tmp_path / "out" / str(s), data, score, steps=3) for s in range(2)]
+    rows = [train("ring-pacgan", s, tmp_path / "out" / str(s), data, score, steps=3) for s in range(2)]
     published.collect(tmp_path / "out")
     published.collect(tmp_path / "nothing new")
     kept = json.loads((tmp_path / "published.json").read_text())
@@ -108,7 +114,7 @@ def test_scores_that_come_late_are_kept_in_order_and_also_if_training_breaks_off
         return late[-1][0]
 
     with pytest.raises(KeyboardInterrupt):
-        published.train("ring-pacgan", 3, tmp_path, data, score_later, steps=12)
+        train("ring-pacgan", 3, tmp_path, data, score_later, steps=12)
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6] and all("modes" in row for row in rows)
 
@@ -124,17 +130,40 @@ def test_a_training_on_a_gpu_begins_anew_and_stands_beside_that_on_the_cpu(score
     data, submit = scores
     monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
     monkeypatch.setattr(published, "RESULTS", tmp_path)
-    published.train("ring-pacgan", 3, tmp_path / "out" / "one", data, submit, steps=2)
+    train("ring-pacgan", 3, tmp_path / "out" / "one", data, submit, steps=2)
     (tmp_path / "out" / "two").mkdir()
     (tmp_path / "out" / "two" / "scores.jsonl").write_text('{"step": 1}\n')  # of one that was stopped
     always = lambda gan, last: submit(gan, True)
-    there = published.train("ring-pacgan", 3, tmp_path / "out" / "two", data, always, steps=2, backend="cupy")
+    there = train("ring-pacgan", 3, tmp_path / "out" / "two", data, always, steps=2, backend="cupy")
     assert there["device"] == "GPU (strict stand-in)"
     published.collect(tmp_path / "out")
     rows = json.loads((tmp_path / "published.json").read_text())
     assert [(row["step"], row.get("device")) for row in rows] == [(2, None), (1, there["device"]), (2, there["device"])]
 
 
+def test_trainings_in_turns_are_those_trainings(scores, tmp_path):
+    data, submit = scores
+    order = []
+
+    def noted(gan, last):
+        order.append((gan.seed, gan.step))
+        return submit(gan, last)
+
+    one = [train("ring-pacgan", seed, tmp_path / str(seed), data, submit, steps=4) for seed in (0, 1)]
+    both = [published.train("ring-pacgan", s, tmp_path / f"turns {s}", data, noted, steps=4) for s in (0, 1)]
+    both = published.in_turns(both, [nullcontext()] * 2)
+    assert [row | {"seconds": 0} for row in one] == [row | {"seconds": 0} for row in both]
+    assert order == [(seed, step) for step in range(1, 5) for seed in (0, 1)]
+
+
+def test_on_a_gpu_the_seeds_of_a_recipe_train_in_one_process(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    rows = published.several("ring-pacgan", range(1, 3), tmp_path, None, 2, backend="cupy")
+    assert [(row["seed"], row["step"], row["device"]) for row in rows] == [
+        (s, 2, "GPU (strict stand-in)") for s in (1, 2)
+    ]
+
+
 def test_scoring_in_another_process_gives_the_same(tmp_path):
-    here, there = (published.one("ring-pacgan", 0, tmp_path / str(n), None, 2, scorers=n) for n in (0, 1))
-    assert {**here, "seconds": 0} == {**there, "seconds": 0}
+    here, there = (published.several("ring-pacgan", range(2), tmp_path / str(n), None, 2, scorers=n) for n in (0, 1))
+    assert [row | {"seconds": 0} for row in here] == [row | {"seconds": 0} for row in there] and len(here) == 2
