@@ -12,9 +12,9 @@ once with the average of G's weights kept beside them, which changes nothing in 
 paper's recipe, their average is the recipe mnist-paper-averaged, and with a truncated z mnist-paper-truncated; all
 three are scored along the way.
 
-On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. Such small
-networks leave most of a GPU idle: the seeds of a recipe train in one process, in turns, each on its own stream; a
-seed's minutes are its share. It takes minutes, and a stopped one begins anew.
+On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. One such
+training leaves most of a GPU idle: the seeds of a recipe train in one process, in turns, each on its own stream, and
+the minutes in the tables are those of all of them together. A stopped one begins anew.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -53,12 +54,13 @@ from minigan.backend import Backend  # noqa: E402
 from minigan.classifier import Classifier  # noqa: E402
 
 
-def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
+def train(recipe, seed, folder, data, submit, steps=None, backend="numpy", clock=None):
     """Train one seed of a recipe, or go on with it; yields after each step, and returns its last row of scores.
 
     submit(gan, last) gives None, or the Future of a dict; what that gives is kept, one line for each step, in
-    folder/scores.jsonl.
+    folder/scores.jsonl. ``clock.seconds`` counts the training alone; a clock may serve several.
     """
+    clock = clock or SimpleNamespace(seconds=0.0)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "scores.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -74,10 +76,10 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
         log.unlink(missing_ok=True)
     if (folder / checkpoint.NAME).exists() and backend == "numpy":
         gan, extra, _ = checkpoint.load(folder, data, backend=backend, **({"steps": steps} if steps else {}))
-        seconds = float(extra.get("seconds", 0))
+        clock.seconds = float(extra.get("seconds", 0))
     else:
         kind = GraphedGAN if backend == "cupy" and GraphedGAN.possible(options, data) else GAN
-        gan, seconds = kind(**options, backend=backend).build(data), 0.0
+        gan = kind(**options, backend=backend).build(data)
     done, pending = {row["step"] for row in rows}, []
     last = gan.step == gan.steps
 
@@ -96,15 +98,15 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy"):
                 last = gan.step == gan.steps
                 if gan.step % gan.report_every == 0 or last:
                     gan.report()  # raises Diverged
-                seconds += time.perf_counter() - began
+                clock.seconds += time.perf_counter() - began
                 if last or (gan.step % SAVE_EVERY == 0 and backend == "numpy"):
-                    checkpoint.save(folder, gan, {"seconds": seconds})
+                    checkpoint.save(folder, gan, {"seconds": clock.seconds})
             if gan.step not in done and (future := submit(gan, last)):
-                row = {"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(seconds, 1)}
+                row = {"recipe": recipe, "seed": seed, "step": gan.step, "seconds": round(clock.seconds, 1)}
                 row |= {"device": gan.backend_used.device} if backend == "cupy" else {}
                 done.add(gan.step)
                 pending.append((row, future))
-                print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {seconds:.0f} s", flush=True)
+                print(f"{recipe} seed {seed}: step {gan.step} of {gan.steps}, {clock.seconds:.0f} s", flush=True)
             write_scores(wait=False)
             yield
     finally:
@@ -192,10 +194,13 @@ def several(recipe, seeds, out, data_dir, steps, backend="numpy", scorers=0):
     data = load(name, data_dir)
     kind = "points" if data.modes is not None else "images"
     folder = lambda seed: Path(out) / (f"{recipe}-{seed}" + ("-cupy" if backend == "cupy" else ""))
-    on_gpu = Backend(backend).xp is not np
-    streams = [Backend(backend).xp.cuda.Stream(non_blocking=True) if on_gpu else nullcontext() for _ in seeds]
+    xp, clock = Backend(backend).xp, SimpleNamespace(seconds=0.0)
+    streams = [nullcontext() if xp is np else xp.cuda.Stream(non_blocking=True) for _ in seeds]
     submit = submit_points if kind == "points" else submit_images
-    go = lambda submit: in_turns([train(recipe, s, folder(s), data, submit, steps, backend) for s in seeds], streams)
+
+    def go(submit):
+        return in_turns([train(recipe, s, folder(s), data, submit, steps, backend, clock) for s in seeds], streams)
+
     if not scorers:
         return go(partial(submit, Now(), getattr(Scorer(data), kind)))
     with ProcessPoolExecutor(scorers, mp_context=multiprocessing.get_context("spawn")) as executor:

@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,8 +151,10 @@ def test_trainings_in_turns_are_those_trainings(scores, tmp_path):
         return submit(gan, last)
 
     one = [train("ring-pacgan", seed, tmp_path / str(seed), data, submit, steps=4) for seed in (0, 1)]
-    both = [published.train("ring-pacgan", s, tmp_path / f"turns {s}", data, noted, steps=4) for s in (0, 1)]
-    both = published.in_turns(both, [nullcontext()] * 2)
+    clock = SimpleNamespace(seconds=50.0)
+    go = lambda s: published.train("ring-pacgan", s, tmp_path / f"turns {s}", data, noted, steps=4, clock=clock)
+    both = published.in_turns([go(0), go(1)], [nullcontext()] * 2)
+    assert 50 <= both[0]["seconds"] <= both[1]["seconds"] == round(clock.seconds, 1) and clock.seconds > 50
     assert [row | {"seconds": 0} for row in one] == [row | {"seconds": 0} for row in both]
     assert order == [(seed, step) for step in range(1, 5) for seed in (0, 1)]
 
