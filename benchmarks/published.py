@@ -284,7 +284,8 @@ POINTS = {  # column: score, or a function of the row
     "width / σ, N = 10,000": "many_sigma_ratio",
 }
 IMAGES = {
-    "Parzen": lambda r, prefix: f"{r[prefix + 'parzen']:.1f} ± {r[prefix + 'parzen_error']:.1f}",
+    "Parzen": "parzen",
+    "its error": "parzen_error",
     "accepted": "accepted",
     "label TV": "label_tv",
     "Fréchet": "frechet",
@@ -305,7 +306,7 @@ def table(rows, columns, first, prefix=""):
     lines = [[name, *columns, "minutes"], ["---"] * (len(columns) + 2)]
     lines += [[key(r), *(show(r, c, prefix) for c in columns.values()), f"{r['seconds'] / 60:.1f}"] for r in rows]
     if len(rows) > 1 and name == "seed":
-        lines.append(["mean ± sd", *(spread(rows, c) for c in columns.values()), ""])
+        lines.append(["mean ± sd", *(spread(rows, c, prefix) for c in columns.values()), ""])
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
@@ -321,11 +322,11 @@ def least_share(rows, of):
     return float((mine / theirs).min())
 
 
-def spread(rows, column):
+def spread(rows, column, prefix=""):
     """Mean and standard deviation over the rows; of one row its value."""
     if callable(column):
         return ""
-    values = [r[column] for r in rows]
+    values = [r[prefix + column] for r in rows]
     if len(values) == 1:
         return f"{values[0]:.4f}"
     return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
@@ -343,14 +344,17 @@ def tables(rows):
             parts += [f"\n## {recipe}{where}\n", table(final, POINTS, seed)]
             continue
         if recipe == "mnist-paper":
+            ended = [r for r in final if r["step"] == max(r["step"] for r in final)]
+            ways = {"mnist-paper": "last_", "mnist-paper-averaged": "", "mnist-paper-truncated": "truncated_"}
+            for name, prefix in ways.items() if len(ended) > 1 else ():
+                parts.append(f"\n## {name}{where}, after {real['step'] // EPOCH} epochs\n")
+                parts.append(table(ended, IMAGES, seed, prefix))
             for last in final:
-                one = [r for r in mine if r["seed"] == last["seed"]]
-                parts += [f"\n## {recipe}, seed {last['seed']}{where}\n", table(one, IMAGES, epoch, "last_")]
-                parts += ["\n## mnist-paper-averaged, from the same training\n", table(one, IMAGES, epoch)]
-                one = [r for r in one if "truncated_parzen" in r]  # it was not there from the beginning
-                if one:
-                    parts.append("\n## mnist-paper-truncated, from the same training\n")
-                    parts.append(table(one, IMAGES, epoch, "truncated_"))
+                parts.append(f"\n## mnist-paper, seed {last['seed']}{where}, along the way")
+                for name, prefix in ways.items():
+                    one = [r for r in mine if r["seed"] == last["seed"] and prefix + "parzen" in r]
+                    if one:
+                        parts += [f"\n{name}:\n", table(one, IMAGES, epoch, prefix)]
         else:
             parts += [f"\n## {recipe}{where}\n", table(final, IMAGES, seed)]
             kin = [r for r in rows if r["recipe"] == recipe.replace("-cond", "-uncond") != recipe and place(r) == where]
