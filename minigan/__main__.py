@@ -152,7 +152,8 @@ def write_csv(path, x, labels, gan, run):
             rows.writerow(header)
             np.savetxt(file, x, fmt="%.9g", delimiter=",")
         else:
-            rows.writerow([*header, "label"])
+            name = checkpoint.read_config(run)["label_column"]  # its number, if it was given so
+            rows.writerow([*header, "label" if name is None or name.isdigit() else name])
             rows.writerows([*(f"{v:.9g}" for v in row), label] for row, label in zip(x, labels.tolist(), strict=True))
 
 

@@ -248,13 +248,16 @@ def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monke
     gan = checkpoint.load("run")[0]
     assert main(["sample", "run", "-n", "20", "-o", "out.csv"]) == 0
     header, *lines = Path("out.csv").read_text().splitlines()
-    assert header == "width,height,label"
+    assert header == "width,height,kind"
     x, labels = np.array([line.split(",")[:2] for line in lines], np.float32), [line.split(",")[2] for line in lines]
     assert set(labels) == set(names.values())
     assert np.array_equal(x, gan.sample(20, seed=0, labels=np.array(labels)))
     assert main(["sample", "run", "-n", "4", "--label", "fig", "-o", "figs.npz"]) == 0
     assert not capsys.readouterr().err
     assert main(["sample", "run", "-o", "x.npy"]) == 0 and "no place for their labels" in capsys.readouterr().err
+    assert train(["--data", "out.csv", "--label-column", "3", "--out", "again", *small]) == 0
+    assert main(["sample", "again", "-n", "2", "-o", "two.csv"]) == 0
+    assert Path("two.csv").read_text().startswith("width,height,label\n")  # its number was given, no name
     figs = load("figs.npz")  # what sample writes can be trained on
     assert figs.labels.tolist() == ["fig"] * 4 and np.array_equal(figs.X, gan.sample(4, seed=0, labels="fig"))
     assert main(["sample", "run", "-o", "out.png"]) == 0 and main(["evaluate", "run"]) == 0
