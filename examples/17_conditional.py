@@ -29,7 +29,7 @@ def trained(name, seed, **options):
 
 
 def run(seed=0, quick=False):
-    """Digits with and without labels, the same networks and steps; the ring with the number of its mode as label."""
+    """Digits with and without labels, alike but for R1; the ring with the number of its mode as label."""
     steps, batch_size = (2000, 32) if quick else (12_000, 64)
     # A tenth of the images to a label: D learns them by heart sooner, so it gets more of R1 than the recipe's .03.
     digits, conditional = trained("digits", seed, conditional=True, r1=0.06, steps=steps, batch_size=batch_size)
@@ -60,7 +60,7 @@ def run(seed=0, quick=False):
         recall["without"] = metrics.recall_by_class(digits, others, judge.predict(others))
         mine, theirs = (r.mean() for r in recall.values())
         found.append(
-            Claim(20, "of the variety within a class at most a fifth is lost",
+            Claim(20, "of the variety within a class at most a fifth is lost (R1 .06 against .03)",
                   "mean recall within classes >= 80 % of that of a GAN without labels",
                   f"{mine:.3f} against {theirs:.3f}", mine >= 0.8 * theirs)
         )  # fmt: skip
@@ -74,7 +74,7 @@ def run(seed=0, quick=False):
     axes[0].set_yticks((np.arange(10) + 0.5) * 50, range(10))
     for i, (name, values) in enumerate(recall.items()):
         axes[1].bar(np.arange(10) + 0.4 * i - 0.2, values, 0.4, color=(plots.FAKE, plots.REAL)[i], label=name)
-    axes[1].set(xlabel="digit", ylabel="recall within the class", ylim=(0, 1), xticks=range(10))
+    axes[1].set(xlabel="digit", ylabel="recall within the class", ylim=(0, 1.12), xticks=range(10))
     axes[1].legend(fontsize=8.5, frameon=False, loc="upper right", ncols=2)
     axes[2].scatter(*points.T, c=modes, cmap="tab10", s=3)
     for k, (x, y) in enumerate(ring.modes):

@@ -108,7 +108,7 @@ def draw(ring, gan, E, seen, x, again, near, far, x_labels, means, seed):
                    ylim=(-3.2, 3.2), aspect="equal")  # fmt: skip
     axes[0, 2].plot([0, 2.4], [0, 2.4], color=plots.GREY, lw=0.8, ls=":")
     axes[0, 2].scatter(far, near, s=7, alpha=0.6, color=plots.REAL)
-    axes[0, 2].set(title=f"400 held-out digits: for {(near < far).mean():.0%} G(E(x)) is nearer\nthan the nearest of "
+    axes[0, 2].set(title=f"400 held-out digits: for {(near < far).mean():.1%} G(E(x)) is nearer\nthan the nearest of "
                    "1,000 samples (below the line)", xlabel="distance from x to the nearest of 1,000 samples",
                    ylabel="distance from x to G(E(x))", xlim=(0, 2.4), ylim=(0, 2.4), aspect="equal")  # fmt: skip
     rows = np.stack([np.flatnonzero(x_labels == c)[:5] for c in range(10)], axis=1)  # [k, c]: the k-th held-out c

@@ -69,8 +69,9 @@ class Encoder:
     def build(self):
         """Make E, a copy of the averaged G, the tapes and the random generators, and return self."""
         gan, m, features = self.gan, self.batch_size, self.data.features
+        # [seed, 2]: other streams than those of the GAN, which often has the same seed
         weights, noise, order, stream = (
-            np.random.Generator(np.random.SFC64(s)) for s in np.random.SeedSequence(self.seed).spawn(4)
+            np.random.Generator(np.random.SFC64(s)) for s in np.random.SeedSequence([self.seed, 2]).spawn(4)
         )
         output = "sigmoid" if self.data.image_shape else None
         self.G = MLP(parse_layers(gan.generator, gan.latent_dim, features, output), np, self.dtype)

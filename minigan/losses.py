@@ -1,7 +1,7 @@
 """The losses, on logits: s is what D returns, D(x) = σ(s) appears only where a person reads it.
 
 Every loss of the 2014 paper is plus or minus a mean of softplus(±s), and every gradient is one logistic function. In
-float32 the textbook form log(σ(s)) is lost from s ≈ 17; this one is exact at ±1000.
+float32 the textbook form log(1 - σ(s)) is lost from s ≈ 17; this one is exact at ±1000.
 """
 
 import numpy as np

@@ -264,9 +264,17 @@ def parzen_log_likelihood(samples, validation, test, sigmas=PARZEN_SIGMAS, block
 def _ball_probability(features, radius):
     """P(|z| < radius) for z ~ N(0, I): the regularised gamma function P(features / 2, radius^2 / 2).
 
-    P(1, x) = 1 - e^-x, P(1/2, x) = erf(sqrt x), and upwards P(a + 1, x) = P(a, x) - x^a e^-x / Gamma(a + 1).
+    P(1, x) = 1 - e^-x, P(1/2, x) = erf(sqrt x), and upwards P(a + 1, x) = P(a, x) - x^a e^-x / Gamma(a + 1). Where
+    that would cancel, the sum of what is taken away from there on: P(a, x) = sum over k of x^(a+k) e^-x / Gamma(a+k+1).
     """
-    x = radius**2 / 2
+    x, a = radius**2 / 2, features / 2
+    if x < a + 1:
+        p = term = math.exp(a * math.log(x) - x - math.lgamma(a + 1))
+        while term > 1e-17 * p:
+            a += 1
+            term *= x / a
+            p += term
+        return p
     a, p = (0.5, math.erf(math.sqrt(x))) if features % 2 else (1.0, -math.expm1(-x))
     while a < features / 2:
         p -= math.exp(a * math.log(x) - x - math.lgamma(a + 1))

@@ -262,7 +262,8 @@ class VAE:
             )
         if self.head == "bernoulli" and not data.image_shape:
             raise MiniganError("head 'bernoulli' is for data in [0, 1]; give images, or use head='gaussian'")
-        rngs = [np.random.Generator(np.random.SFC64(s)) for s in np.random.SeedSequence(self.seed).spawn(5)]
+        # [seed, 1]: other streams than those of a GAN with the same seed, which a VAE-GAN holds beside them
+        rngs = [np.random.Generator(np.random.SFC64(s)) for s in np.random.SeedSequence([self.seed, 1]).spawn(5)]
         rng_weights, self.rng_noise, self.rng_dropout = rngs[0], rngs[1], rngs[4]
         latent, m = self.latent_dim, self.batch_size
         output = "sigmoid" if data.image_shape and self.head == "gaussian" else None

@@ -3,6 +3,7 @@
 import math
 import re
 import tracemalloc
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -243,6 +244,11 @@ def test_ball_probability():
     assert metrics._ball_probability(2, 3) == pytest.approx(1 - math.exp(-4.5), rel=1e-13)
     assert metrics._ball_probability(3, 3) == pytest.approx(0.9707091134651118, rel=1e-13)
     assert metrics._ball_probability(4, 3) == pytest.approx(1 - 5.5 * math.exp(-4.5), rel=1e-13)
+    # many dimensions: 1 - e^-x Σ x^k / k!, k < 32, in whole numbers
+    x = Fraction(9, 2)
+    exact = sum(x**k / math.factorial(k) for k in range(32, 90)) * Fraction(math.exp(-4.5))
+    assert metrics._ball_probability(64, 3) == pytest.approx(float(exact), rel=1e-12)
+    assert metrics._truncated_variance(64, 3) == pytest.approx(0.136, abs=5e-4)
 
 
 # ---- distributions -----------------------------------------------------------------------------------------
