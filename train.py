@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from minigan import MiniganError, __version__, data, parallel, recipes
-from minigan.runs import OPTIONS, Run, check_run_options
+from minigan.runs import OPTIONS, Run, check_data_dir, check_run_options
 
 
 def main(argv=None):
@@ -66,7 +66,7 @@ def parser():
         "--data",
         metavar="DATA",
         help=f"a built-in set ({', '.join(data.NAMES)}), "
-        "or the path of a .npy, .npz or .csv file or a folder of PNG or JPEG images",
+        "or the path of a .npy, .npz, .csv or .tsv file or a folder of PNG or JPEG images",
     )
     g.add_argument(
         "--data-dir",
@@ -199,8 +199,12 @@ def resolve(args):
     chosen = {} if recipe is None else recipes.load(recipe)
     for name in chosen:
         if name not in OPTIONS:
-            raise MiniganError(f"recipe '{recipe}' sets '{name}', which is no option; remove that line")
-    return recipe, check_run_options({**OPTIONS, **chosen, **given_options(args)})
+            meant = name.replace("-", "_")
+            remedy = f"write {meant}" if meant in OPTIONS else "remove that line"
+            raise MiniganError(f"recipe '{recipe}' sets '{name}', which is no option; {remedy}")
+    options = check_run_options({**OPTIONS, **chosen, **given_options(args)})
+    check_data_dir(args.data_dir, options["data"])
+    return recipe, options
 
 
 # -- One run -------------------------------------------------------------------------------------------
@@ -211,8 +215,10 @@ def train(args):
     say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, sep="\n", flush=True))
     if args.resume is None:
         run = Run.started(*resolve(args), args.out, say)
+    elif not args.resume:
+        raise MiniganError("--resume '' holds no run; give the folder of a run")
     else:
-        run = Run.resumed(args.resume, given_options(args, (*OPTIONS, "recipe", "out")))
+        run = resumed(args)
     if run.gan.ranks.rank > 0:
         say, args.quiet = (lambda *lines: None), True
     try:
@@ -231,6 +237,15 @@ def train(args):
         ) from error
     finally:
         run.close()
+
+
+def resumed(args):
+    """The run to go on with."""
+    try:
+        return Run.resumed(args.resume, given_options(args, (*OPTIONS, "recipe", "out")))
+    except OSError as error:
+        error.filename = error.filename or args.resume  # of a full disk it is not known
+        raise
 
 
 def carry_out(run, say, quiet):

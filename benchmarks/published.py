@@ -49,7 +49,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 
 from benchmarks.cuda_graph import GraphedGAN  # noqa: E402
-from minigan import GAN, checkpoint, load, metrics, recipes  # noqa: E402
+from minigan import GAN, MiniganError, checkpoint, load, metrics, recipes  # noqa: E402
 from minigan.backend import Backend  # noqa: E402
 from minigan.classifier import Classifier  # noqa: E402
 
@@ -230,6 +230,13 @@ def main():
     p.add_argument("--scorers", type=int, help="processes that score beside the trainings (default: 0; cupy: 14)")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
+    try:
+        for recipe in args.recipes:
+            recipes.load(recipe)
+    except MiniganError as error:
+        p.error(str(error))
+    if args.seeds < 1 or args.first < 0:
+        p.error(f"--seeds must be 1 or more and --first 0 or more, not {args.seeds} and {args.first}")
     if args.child:
         seeds = range(args.first, args.first + args.seeds)
         several(args.recipes[0], seeds, args.out, args.data_dir, args.steps, args.backend, args.scorers)

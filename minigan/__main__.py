@@ -98,6 +98,8 @@ def sample(args):
     out = Path(args.out)
     if out.suffix.lower() not in WRITERS:
         raise MiniganError(f"'{args.out}' does not end in {', '.join(WRITERS)}; give a file name that does")
+    if out.name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        raise MiniganError(f"'{args.out}' is what a run calls its checkpoint; give another name")
     within(1, 10**9, "-n", args.n)
     within(0, None, "--seed", args.seed)
     gan, _, note = checkpoint.load(args.run, backend="numpy")  # the same samples wherever it was trained
@@ -124,7 +126,10 @@ def sample(args):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    print(f"{args.n} samples of {args.run} (step {gan.step}) are in {out}")
+    shape, many = gan.data.image_shape, f"{args.n} samples"
+    if shape and out.suffix.lower() == ".png" and plots.images_shown(shape, args.n) < args.n:
+        many = f"the first {plots.images_shown(shape, args.n)} of {args.n} samples"
+    print(f"{many} of {args.run} (step {gan.step}) are in {out}")
     if labels is not None and args.label is None and out.suffix.lower() == ".npy":
         print("minigan: a .npy file has no place for their labels; write .npz or .csv to keep them", file=sys.stderr)
     return 0
@@ -172,6 +177,7 @@ WRITERS = {".png": write_png, ".npy": write_npy, ".npz": write_npz, ".csv": writ
 def data_of(run, data_dir=None):
     """The data that a run was trained on."""
     config = checkpoint.read_config(run)
+    runs.check_data_dir(data_dir, config["data"])
     return runs.data_of(config | ({"data_dir": data_dir} if data_dir else {}))
 
 

@@ -68,7 +68,7 @@ def load(folder, data=None, **changed):
         except OSError as error:
             reasons.append(f"{path} cannot be read ({error.strerror or error})")
         except Exception as error:  # a damaged file can fail anywhere in the parsers of NumPy and zipfile
-            reasons.append(f"{path} is damaged ({error})")
+            reasons.append(f"{path} is damaged ({error.__cause__ or error})")
     else:
         raise MiniganError(
             f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a run that has saved one, or start "

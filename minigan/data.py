@@ -112,7 +112,7 @@ class Dataset:
 
 
 # ------------------------------------------------------------------------------------------- arrays
-def from_array(X, labels=None, image_shape=None, name: str = "array") -> Dataset:
+def from_array(X, labels=None, image_shape=None, name: str = "array", columns=None) -> Dataset:
     """A Dataset from an array of numbers. The data are copied, as float32.
 
     Images: uint8 of shape (N, h, w), (N, h, w, 1) or (N, h, w, 3), divided by 255; other numbers of these
@@ -122,9 +122,12 @@ def from_array(X, labels=None, image_shape=None, name: str = "array") -> Dataset
     Tables: any other (N, features) or (N,) array; each column is standardised to mean 0 and standard
     deviation 1 (a constant column is only shifted).
 
-    labels: (N,) integers or texts; texts that are all whole numbers become integers. Raises MiniganError for other
+    labels: (N,) integers or texts; texts that are all whole numbers, and written as such (7, not 007), become integers.
+    columns: the names of a table's columns, if they have any. Raises MiniganError for other
     shapes and dtypes, an empty array, NaN or infinity.
     """
+    if np.ma.is_masked(X):
+        raise MiniganError(f"{name} has {np.ma.count_masked(X)} masked values: fill them in, or leave those rows out")
     X = np.asarray(X)
     if X.dtype.kind not in "biuf":
         raise MiniganError(f"{name} has dtype {X.dtype}: give real numbers, X.astype(np.float32)")
@@ -171,7 +174,7 @@ def from_array(X, labels=None, image_shape=None, name: str = "array") -> Dataset
             )
         shift, scale = 0.0, 1.0
     else:
-        shift, scale = _standardise(rows, name)
+        shift, scale = _standardise(rows, name, columns)
     return Dataset(
         name,
         data.shape[1],
@@ -180,10 +183,11 @@ def from_array(X, labels=None, image_shape=None, name: str = "array") -> Dataset
         image_shape=image_shape,
         shift=shift,
         scale=scale,
+        columns=columns,
     )
 
 
-def _standardise(rows, name):
+def _standardise(rows, name, columns=None):
     """Mean and standard deviation of each column, the latter 1 where the column is constant."""
     float32 = np.finfo(np.float32)
     shift = rows.mean(axis=0, dtype=np.float64)
@@ -193,8 +197,9 @@ def _standardise(rows, name):
     coarse = ~constant & (np.abs(shift) * float32.eps > 0.01 * scale)  # such as seconds since 1970
     if coarse.any():
         j = int(np.argmax(coarse))
+        column = columns[j] if columns else f"{j} (counted from 0)"
         raise MiniganError(
-            f"{name}'s column {j} (counted from 0) varies by {scale[j]:g} around "
+            f"{name}'s column {column} varies by {scale[j]:g} around "
             f"{shift[j]:g}, too little for float32: subtract its mean first"
         )
     return shift, scale
@@ -204,6 +209,8 @@ def _labels(labels, n, name):
     if labels is None:
         return None
     labels = np.asarray(labels)
+    if labels.dtype == object and all(isinstance(label, str) for label in labels.flat):  # as pandas has texts
+        labels = labels.astype(str)
     if labels.dtype.kind not in "biuU" or labels.shape != (n,):
         raise MiniganError(
             f"{name}'s labels have shape {labels.shape} and dtype {labels.dtype}: give {n} integers or texts"
@@ -218,8 +225,8 @@ def _labels(labels, n, name):
 
 
 def whole_or_text(text):
-    """A whole number if a text is one, as labels are written, else the text."""
-    return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip(), re.ASCII) else text
+    """A whole number if a text is one, written as Python writes it, else the text: 007 and 7 are different labels."""
+    return int(text) if re.fullmatch(r"0|-?[1-9]\d{0,17}", text, re.ASCII) else text
 
 
 # ------------------------------------------------------------------------------------------ streams
@@ -342,7 +349,8 @@ def _mnist_paper(data_dir) -> Dataset:
 
 
 # --------------------------------------------------------------------------------------------- load
-NAMES = ("digits", "mnist", "mnist-paper", "fashion-mnist", *_STREAMS)
+IN_FOLDERS = ("mnist", "mnist-paper", "fashion-mnist")  # what data_dir is for
+NAMES = ("digits", *IN_FOLDERS, *_STREAMS)
 KINDS = (".npy", ".npz", ".csv", ".tsv")
 
 
@@ -382,9 +390,7 @@ def load(name, data_dir=None, image_size: int | None = None, label_column: str |
             return from_array(X, labels, name=path.name)
         if path.suffix.lower() in KINDS:
             X, columns, labels = files.read_csv(path, label_column)
-            data = from_array(X, labels, name=path.name)
-            data.columns = columns
-            return data
+            return from_array(X, labels, name=path.name, columns=columns)
     except OSError as err:
         raise MiniganError(f"cannot read '{name}' ({err.strerror or err}): check the path") from err
     raise MiniganError(

@@ -14,6 +14,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import stat
 import sys
 import textwrap
@@ -365,28 +366,33 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
     """(X, labels) of a .npz file, never unpickled.
 
     X is the array called X, x, images or data, or the only one beside the labels; labels the one called y
-    or labels, if it holds one integer or text a row, else None. Raises MiniganError if the archive is damaged, a
+    or labels that holds one integer or text a row, else None. Raises MiniganError if the archive is damaged, a
     zip bomb or ambiguous, or holds objects.
     """
 
     def choose(names):
-        label_key = next((k for k in ("y", "labels") if k in names), None)
+        label_keys = [k for k in ("y", "labels") if k in names]
         keys = [k for k in ("X", "x", "images", "data") if k in names][:1]
-        keys = keys or [k for k in names if k != label_key]
+        keys = keys or [k for k in names if k not in label_keys]
         if len(keys) != 1:
             raise MiniganError(
                 f"{path} holds the arrays {listed(names) or '(none)'}: name the one to train on X, x, images or data"
             )
-        return keys + [label_key] * (label_key is not None)
+        return keys + label_keys
 
-    X, labels = (*read_archive(path, choose).values(), None)[:2]
-    if labels is not None and labels.dtype.kind == "S":
-        labels = np.char.decode(labels, "utf-8", "replace")
-    fits = labels is not None and labels.dtype.kind in "biuU" and labels.shape == X.shape[:1]
-    return X, labels if fits else None  # else: targets of a regression, one-hot rows
+    X, *found = read_archive(path, choose).values()
+    for labels in found:
+        if labels.dtype.kind == "S":
+            labels = np.char.decode(labels, "utf-8", "replace")
+        if labels.dtype.kind in "biuU" and labels.shape == X.shape[:1]:
+            return X, labels
+    return X, None  # or only targets of a regression, one-hot rows
 
 
 # ---------------------------------------------------------------------------------------------- CSV
+LARGEST = float(np.finfo(np.float32).max)
+
+
 def _number(cell):
     try:
         return None if "_" in cell else float(cell)  # Python reads 1_0 as 10
@@ -410,7 +416,7 @@ def read_csv(path, label_column: str | None = None) -> tuple[np.ndarray, list[st
     values, labels = array("d"), []  # 8 bytes a number, where a list of Python floats takes 32
     try:
         with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as f:
-            line = next((line for line in f if line.strip()), "")
+            line = re.sub('"[^"]*"', "", next((line for line in f if line.strip()), ""))
             f.seek(0)
             rows = csv.reader(f, delimiter=next((d for d in "\t;" if d in line), ","))
             for row in rows:
@@ -420,7 +426,8 @@ def read_csv(path, label_column: str | None = None) -> tuple[np.ndarray, list[st
                 if width is None:
                     width, first = len(row), rows.line_num
                     if any(cell.strip() for cell in row) and all(number is None for number in numbers):
-                        columns = [cell.strip("# \t") for cell in row]  # np.savetxt writes "# a,b"
+                        columns = [cell.strip() for cell in row]
+                        columns[0] = columns[0].lstrip("# \t")  # np.savetxt writes "# a,b"
                     label_at = None if label_column is None else _find_column(path, label_column, columns, width)
                     if columns:
                         continue
@@ -431,14 +438,19 @@ def read_csv(path, label_column: str | None = None) -> tuple[np.ndarray, list[st
                     )
                 if label_at is not None:
                     labels.append(row[label_at].strip())
+                    if not labels[-1]:
+                        raise MiniganError(
+                            f"{path}, line {rows.line_num} has an empty cell in its column of labels, {label_column}: "
+                            "fill it in"
+                        )
                     del row[label_at], numbers[label_at]
                 for k, number in enumerate(numbers):
-                    if number is None or not math.isfinite(number):
+                    if number is None or not abs(number) < LARGEST:
                         what = repr(row[k][:40]) if row[k].strip() else "empty"
                         raise MiniganError(
                             f"{path}, line {rows.line_num}, column {k + 1 + (label_at is not None and k >= label_at)} "
-                            f"is {what}, not a finite number: remove or fill in such rows, drop columns of text, name "
-                            "one of labels with --label-column, and write decimals with a point"
+                            f"is {what}, not a finite float32 number: remove or fill in such rows, drop columns of "
+                            "text, name one of labels with --label-column, and write decimals with a point"
                         )
                 values.extend(numbers)
     except (csv.Error, UnicodeError) as err:
@@ -449,8 +461,6 @@ def read_csv(path, label_column: str | None = None) -> tuple[np.ndarray, list[st
         raise MiniganError(f"{path} holds no rows of numbers: give at least one")
     if label_at is None:
         return np.frombuffer(values).reshape(-1, width), columns, None
-    if "" in labels:
-        raise MiniganError(f"{path} has an empty cell in its column of labels, {label_column}: fill it in")
     columns = columns and columns[:label_at] + columns[label_at + 1 :]
     return np.frombuffer(values).reshape(-1, width - 1), columns, np.array(labels)
 
@@ -478,6 +488,8 @@ def read_images(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A folder's PNG and JPEG files, subfolders too, sorted by path -> (N, h, w[, 3]) uint8, and labels.
 
+    Pictures in the folders of minigan's own runs are left out.
+
     If every file lies in a subfolder, of which there are two or more, their names are the labels (N,), else None.
 
     (N, h, w) if every file is greyscale by its own account, else all become RGB; transparency is dropped.
@@ -489,11 +501,13 @@ def read_images(
     if image_size is not None and not 1 <= image_size <= 4096:
         raise MiniganError(f"--image-size {image_size} is out of range: give 1 to 4096 pixels")
     folder = Path(folder)
+    runs = {log.parent for log in folder.rglob("metrics.csv") if log.with_name("config.json").exists()} - {folder}
     paths = sorted(
         p
         for p in folder.rglob("*")
         if p.suffix.lower() in IMAGE_SUFFIXES
         and p.is_file()
+        and runs.isdisjoint(p.parents)
         and not any(part[0] == "." for part in p.relative_to(folder).parts)  # .ipynb_checkpoints and the like
     )
     if not paths:

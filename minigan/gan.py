@@ -38,7 +38,7 @@ class GAN(Options):
     that makes no sense, and Diverged if training does.
     """
 
-    def __init__(self, ranks=None, **options):
+    def __init__(self, *, ranks=None, **options):
         super().__init__(**options)
         self.check()
         self.ranks = ranks or Alone()  # several processes: see parallel.py
@@ -133,7 +133,7 @@ class GAN(Options):
     def _backward_D(self):
         dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
         self.D.backward(dlogits, self.tape_D, self.grad_D, need_dx=False)
-        if self.r1:
+        if self.r1 or self.r1_end:
             self.penalty.add_gradient(self.tape_D_real, self._r1(), self.grad_D)
         if self.r2:
             self.penalty.add_gradient(self.tape_D_fake, self.r2, self.grad_D)
@@ -297,6 +297,8 @@ class GAN(Options):
         network's units, and the first is far below the second when G has collapsed.
         Raises Diverged if a loss or a weight is no longer finite.
         """
+        if self.step == 0:
+            raise MiniganError("there is nothing to report before the first step; call train_step() or fit(X)")
         xp, n = self.xp, (self.step - 1) % self.report_every + 1
         real, fake = self.record_D[:n, : self.m], self.record_D[:n, self.m :]
         x_real, x_fake = self.tape_D.x[: self.m, : self.data.features], self.tape_D.x[self.m :, : self.data.features]
@@ -405,7 +407,7 @@ class GAN(Options):
         self.dx_fake = xp.empty((m, data.features), self.dtype) if beside_x else None
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
-        self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.r1 or self.r2 else None
+        self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.r1 or self.r1_end or self.r2 else None
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
         self.batches = self._make_batches()

@@ -174,7 +174,8 @@ def precision_recall_density_coverage(real, fake, k=NEIGHBOURS, block=BLOCK):
     real, fake = _pair(real, fake, "real", "fake")
     if k < 1 or min(len(real), len(fake)) <= k:
         raise ValueError(
-            f"k = {k} neighbours need k >= 1 and more than k rows; got {len(real)} real and {len(fake)} fake"
+            f"k = {k} neighbours need k >= 1 and more than k rows; got {len(real)} real and {len(fake)} fake, give "
+            f"{max(k, 1) + 1} or more of each"
         )
     real_radii, fake_radii = _squared_radii(real, k, block), _squared_radii(fake, k, block)
     precise, pairs = 0, 0
@@ -707,8 +708,10 @@ def summary_lines(scores, published=None):
 
     def number(key, text="{}"):
         """The score in `text`, or nothing if there is none."""
-        if key not in scores:
+        if scores.get(key) is None:
             return ""
+        if math.isnan(scores[key]):
+            return text.format("none")
         return text.format(f"{scores[key]:.4f}" if abs(scores[key]) < 0.1 else f"{scores[key]:.3f}")
 
     def row(key, name, *notes):

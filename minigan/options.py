@@ -76,6 +76,11 @@ class Options:
             )
         if self.update == "simultaneous" and self.k != 1:
             raise MiniganError(f"update 'simultaneous' takes one step of each network, so k must be 1 and not {self.k}")
+        if self.momentum_steps is not None and self.momentum_end is None:
+            raise MiniganError(
+                f"momentum-steps {self.momentum_steps} says how soon momentum gets to its last value, but there is "
+                "none; give momentum-end, too"
+            )
         if self.conditional and self.clusters:
             raise MiniganError(f"clusters {self.clusters} stand in for labels, and conditional uses labels; choose one")
         if self.cluster_parts and not 2 <= self.clusters <= self.cluster_parts:

@@ -23,6 +23,7 @@ import numpy as np
 
 from minigan import GAN, MiniganError, __version__, checkpoint, files, load, metrics, parallel, plots
 from minigan.backend import Backend
+from minigan.data import IN_FOLDERS, NAMES
 from minigan.files import write
 from minigan.options import Options
 
@@ -38,7 +39,18 @@ RESUMABLE = ("steps", "save_every", "gif", "data_dir", "backend")
 
 def data_of(options):
     """The Dataset that a run's options name."""
+    if options["data"] not in NAMES and not Path(options["data"]).expanduser().exists():
+        raise MiniganError(
+            f"the data '{options['data']}' are not there, seen from {Path.cwd()}; check the path, and with a run go to "
+            "the folder where it was started"
+        )
     return load(options["data"], options["data_dir"], options["image_size"], options["label_column"])
+
+
+def check_data_dir(data_dir, data):
+    """Raise MiniganError if a person names a folder for data that are not looked for in one."""
+    if data_dir is not None and data not in IN_FOLDERS:
+        raise MiniganError(f"--data-dir {data_dir} is for {', '.join(IN_FOLDERS)}, not for '{data}'; leave it out")
 
 
 def flag(name):
@@ -60,8 +72,8 @@ def check_run_options(options):
             raise MiniganError(f"{name.replace('_', '-')} is {options[name]!r}; it must be {wanted}")
     for name, v in options.items():
         most = {int: 2**63 - 1, float: 1e38}.get(type(v))
-        if most and v > most:
-            raise MiniganError(f"{name.replace('_', '-')} is {v}, which is too large; it must be {most} or less")
+        if most and v >= most:
+            raise MiniganError(f"{name.replace('_', '-')} is {v}, which is too large; it must be below {most}")
     return options
 
 
@@ -98,7 +110,7 @@ class Run:
 
         say(line) is called before what takes a while, if a person may be waiting.
         """
-        gan = GAN(parallel.connect(Backend("numpy")), **{name: options[name] for name in GAN_OPTIONS})
+        gan = GAN(ranks=parallel.connect(Backend("numpy")), **{name: options[name] for name in GAN_OPTIONS})
         data = data_of(options)
         if gan.cluster_parts and gan.ranks.rank == 0 and sys.stdout.isatty():  # a log has no need of it
             say(f"looking for {gan.clusters} clusters in {data.name}, by way of {gan.cluster_parts} parts")
@@ -132,6 +144,7 @@ class Run:
                 "without --resume"
             )
         options = check_run_options({**RUN_OPTIONS, **known, **given})
+        check_data_dir(given.get("data_dir"), options["data"])
         ranks = parallel.connect(Backend("numpy"))
         unlock = files.lock(folder) if ranks.rank == 0 else lambda: None
         try:
@@ -198,6 +211,8 @@ class Run:
         """Print the resolved configuration."""
         gan, data = self.gan, self.data
         rows = f"{len(data.X):,} rows" if data.X is not None else "drawn afresh each batch"
+        if Path(self.options["data"]).suffix.lower() in (".csv", ".tsv") and not data.columns:
+            rows += ", no header"
         say(f"minigan {__version__} on {gan.backend_used.device}, {gan.xp.__name__} {gan.xp.__version__}")
         sizes = f"G has {gan.G.theta.size:,} weights, D {gan.D.theta.size:,}"
         say(f"data {data.name}: {rows}, {data.features} features; {sizes}")
@@ -324,6 +339,7 @@ class Run:
             lines = metrics.summary_lines(scores)
         except ValueError as error:  # too few rows
             scores, lines = {}, [f"not scored: {error}"]
+        scores = {name: v if np.isfinite(v) else None for name, v in scores.items()}  # JSON knows no NaN
         write(self.folder / "scores.json", json.dumps(scores, indent=1) + "\n")
         return lines
 

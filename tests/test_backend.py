@@ -349,7 +349,9 @@ def test_processes_share_a_step_through_the_host(device):
     for backend in (Backend("numpy"), device):
         comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a: np.add(a, a, out=a))
         ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm, backend)
-        gan = same_draws(GAN(ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table()))
+        gan = same_draws(
+            GAN(ranks=ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table())
+        )
         for _ in range(3):
             gan.train_step()
         thetas.append(backend.to_host(gan.D.theta))

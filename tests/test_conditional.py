@@ -91,8 +91,14 @@ def test_labels_may_be_texts(tmp_path):
         gan.sample(2, labels=4)
     with pytest.raises(MiniganError, match=r"labels of shape \(3,\) do not fit 2 rows"):
         gan.sample(2, labels=["fig", "fig", "pear"])
-    again = from_array(ints.X, np.array(["7", "-1", "+3", "7"] * 150))  # whole numbers, whoever wrote them as texts
-    assert list(again.label_shares) == [-1, 3, 7] and again.labels.dtype == np.int64
+    again = from_array(ints.X, np.array(["7", "-1", "0", "7"] * 150))  # whole numbers, whoever wrote them as texts
+    assert list(again.label_shares) == [-1, 0, 7] and again.labels.dtype == np.int64
+    for codes in (["007", "7"], ["+3", "4"], ["-0", "0"]):  # texts: as numbers they would be others, or the same
+        postcodes = from_array(ints.X, np.array(codes * 300, object))
+        assert list(postcodes.label_shares) == sorted(codes)
+        gan = GAN(**SMALL).build(postcodes)
+        checkpoint.save(tmp_path, gan)
+        assert checkpoint.load(tmp_path)[0].data.label_shares == postcodes.label_shares
 
 
 def test_pictures_judge_each_point_with_the_label_of_its_place():

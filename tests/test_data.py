@@ -589,7 +589,7 @@ def test_csv_of_one_column(tmp_path):
         (b"1,2\n3,-inf\n", "line 2, column 2 is '-inf'"),
         (b"1;2,5\n", "line 1, column 2 is '2,5'"),
         (b"1,1_0\n", "line 1, column 2 is '1_0'"),
-        (b"a,b\n1,1e39\n1,2\n", r"1e\+39 in row 0, column 1"),
+        (b"a,b\n1,1e39\n1,2\n", "line 2, column 2 is '1e39', not a finite float32 number"),
         (b"\xff\xfe1,2\n", "not a text table"),
         (b"a\n" + b"1" * 200_000, "not a text table"),
     ],
@@ -637,6 +637,45 @@ def test_subfolders_of_images_are_labels(tmp_path):
     (tmp_path / "cats").rename(tmp_path / "1")
     (tmp_path / "dogs").rename(tmp_path / "2")
     assert load(tmp_path).labels.tolist() == [1, 1, 12, 2]  # in the order of the paths
+
+
+def test_pictures_of_runs_are_no_data(tmp_path):
+    picture(tmp_path / "a.png", GREY)
+    for name in ("curves.png", "samples/0.png"):
+        picture(tmp_path / "runs" / "x" / name, GREY.T)
+    with refuses("8 x 6 pixels and .* 6 x 8"):
+        load(tmp_path)
+    for name in ("config.json", "metrics.csv"):
+        (tmp_path / "runs" / "x" / name).write_text("")
+    assert load(tmp_path).image_shape == (6, 8)
+    assert load(tmp_path / "runs" / "x" / "samples").image_shape == (8, 6)  # asked for by name, they are
+
+
+def test_masked_values_are_refused():
+    table = np.ma.masked_array(TABLE, mask=TABLE > TABLE.mean())
+    with refuses(f"array has {np.ma.count_masked(table)} masked values"):
+        from_array(table)
+    assert from_array(np.ma.masked_array(TABLE)).X.shape == TABLE.shape
+
+
+def test_the_columns_of_a_table_keep_their_names(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("# C#,# of rooms,kind\n" + "1,2,x\n3,4,y\n")
+    data = load(path, label_column="kind")
+    assert data.columns == ["C#", "# of rooms"] and data.labels.tolist() == ["x", "y"]
+    path.write_text("kind,when,what\n" + "x,1,1\ny,1.0000001,2\n")
+    with refuses("t.csv's column when varies by"):
+        load(path, label_column="kind")
+    path.write_text('"a; cm",b\n1,2\n3,4\n')
+    assert load(path).columns == ["a; cm", "b"]
+    path.write_text("kind,a\nx,1\n,2\n")
+    with refuses("line 3 has an empty cell in its column of labels, kind"):
+        load(path, label_column="kind")
+
+
+def test_labels_are_found_under_either_name(tmp_path):
+    np.savez(tmp_path / "a.npz", X=TABLE, y=np.linspace(0, 1, 9), labels=np.arange(9))
+    assert load(tmp_path / "a.npz").labels.tolist() == list(range(9))
 
 
 def test_one_colour_image_makes_all_colour(tmp_path):

@@ -230,6 +230,21 @@ def test_r1_follows_its_schedule(monkeypatch):
     assert gammas == pytest.approx([0.8, 0.6, 0.4, 0.2])
 
 
+def test_r1_may_begin_at_zero():
+    gan, plain = (GAN(**SMALL, r1=0.0, r1_end=end, steps=40).build(table()) for end in (3.0, None))
+    for one in (gan, plain):
+        one.train_step()  # with R1 0 in both
+    assert np.array_equal(gan.D.theta, plain.D.theta)
+    for one in (gan, plain):
+        one.train_step()
+    assert not np.array_equal(gan.D.theta, plain.D.theta)
+
+
+def test_before_the_first_step_there_is_nothing_to_report():
+    with pytest.raises(MiniganError, match="before the first step"):
+        built().report()
+
+
 def test_output_bias_starts_at_the_mean_of_a_table():
     X = table() * 50 + 700
     gan = GAN(**SMALL, output_bias="data", init_G=1e-6).build(X)

@@ -214,6 +214,12 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(name, runs, capsys
     assert not Path("b.npy").exists()
 
 
+def test_a_picture_says_how_many_it_holds(at_runs, tmp_path, capsys):
+    for n, many in ((100, "100 samples"), (150, "the first 100 of 150 samples")):
+        assert main("sample", at_runs / "digits", "-n", n, "-o", tmp_path / "a.png") == 0
+        assert capsys.readouterr().out.startswith(f"{many} of ")
+
+
 # ------------------------------------------------------------------------------------------- evaluate
 @pytest.mark.parametrize(
     "name, measures",
@@ -303,7 +309,8 @@ def test_evaluate_refuses_other_data_and_too_little(runs, capsys):
         ("sample runs/digits -o nowhere/a.png", "nowhere/a.png"),
         ("sample runs/ring -o nowhere/a.png", "nowhere/a.png"), ("sample runs/digits -o folder.npy", "folder.npy"),
         ("sample runs/digits -o folder.png", "folder.png"), ("sample runs/digits -o " + "x" * 300 + ".npy", "xxx.npy"),
-        ("sample runs/digits --nonsense", "--nonsense"),
+        ("sample runs/digits --nonsense", "--nonsense"), ("sample runs/digits -o a/checkpoint.npz", "checkpoint.npz"),
+        ("evaluate runs/digits --data-dir x", "not for 'digits'"),
         ("evaluate nowhere", "nowhere"), ("evaluate .", "config.json"), ("evaluate runs/digits --seed -3", "-3"),
         ("evaluate runs/digits --data-dir", "--data-dir"), ("evaluate images.npy", "images.npy"),
         ("gradcheck --networks 0", "0"), ("gradcheck --networks x", "'x'"), ("gradcheck --seed -1", "-1"),

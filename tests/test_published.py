@@ -167,6 +167,14 @@ def test_on_a_gpu_the_seeds_of_a_recipe_train_in_one_process(tmp_path, monkeypat
     ]
 
 
+def test_what_cannot_be_trained_is_refused(monkeypatch, capsys):
+    for args, part in ((["foo"], "'foo'"), (["ring-pacgan", "--seeds", "0"], "not 0 and 0")):
+        monkeypatch.setattr(sys, "argv", ["published.py", *args])
+        with pytest.raises(SystemExit) as stop:
+            published.main()
+        assert stop.value.code == 2 and part in capsys.readouterr().err
+
+
 def test_scoring_in_another_process_gives_the_same(tmp_path):
     here, there = (published.several("ring-pacgan", range(2), tmp_path / str(n), None, 2, scorers=n) for n in (0, 1))
     assert [row | {"seconds": 0} for row in here] == [row | {"seconds": 0} for row in there] and len(here) == 2

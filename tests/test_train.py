@@ -337,6 +337,9 @@ def bad_data(folder):
         "many.toml": b'steps = "many"',
         "fast.toml": b'lr = "fast"',
         "five.toml": b"generator = 5",
+        "long.toml": b"steps = " + b"9" * 5000,
+        "deep.toml": b"generator = " + b"[" * 5000,
+        "dash.toml": b"batch-size = 5",
         "true.toml": b"k = true",
         "half.toml": b"seed = 1.5",
         "list.toml": b"init_G = [1]",
@@ -360,6 +363,9 @@ def bad_data(folder):
 # arguments -> what the sentence must hold
 BAD = [
     ("--recipe nope", "'nope'"), ("--recipe nope.toml", "nope.toml"), ("--recipe", "--recipe"), ("--recipe=", "''"),
+    ("--recipe long.toml", "long.toml"), ("--recipe deep.toml", "deep.toml"),
+    ("--recipe dash.toml", "write batch_size"), ("--data-dir nowhere --data ring", "not for 'ring'"),
+    ("--lr 1e38", "below 1e+38"), ("--momentum-steps 3", "momentum-end"), ("--resume runs/x --data-dir x", "runs/x"),
     ("--recipe not.toml", "not.toml"), ("--recipe unknown.toml", "'stepz'"), ("--recipe many.toml", "'many'"),
     ("--recipe fast.toml", "'fast'"), ("--recipe five.toml", "generator is 5"), ("--recipe true.toml", "k is True"),
     ("--recipe half.toml", "seed is 1.5"), ("--recipe list.toml", "init-G is [1]"), ("--recipe gif.toml", "'maybe'"),
@@ -921,6 +927,36 @@ def test_a_folder_that_vanishes_ends_in_a_sentence(fast, monkeypatch, capsys):
     at_step(monkeypatch, 3, lambda gan: shutil.rmtree(fast / "a"))
     assert run("--out", "a") == 2
     one_line(capsys, "a/metrics.csv", "No such file or directory")
+
+
+def test_scores_are_json_also_where_there_is_no_number(here, capsys):
+    assert bare(*TINY[:-1], "--data", "ring", "--init-G", "1e-6", "--lr", "1e-9") == 0  # all in the ring's middle
+    assert re.search(r"^mode width / sigma +none ", capsys.readouterr().out, re.M)
+    text = (here / "runs" / "ring" / "scores.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["sigma_ratio"] is None
+
+
+def test_a_run_whose_data_are_elsewhere_says_so(fast, monkeypatch, capsys):
+    np.savetxt("t.csv", RNG.standard_normal((20, 2)), delimiter=",")
+    assert bare(*TINY[:-1], "--data", "t.csv", "--out", "a") == 0
+    assert "data t.csv: 20 rows, no header, 2 features" in capsys.readouterr().out
+    (fast / "other").mkdir()
+    monkeypatch.chdir(fast / "other")
+    assert bare("--resume", "../a", "--steps", "8", "--quiet") == 2
+    one_line(capsys, "'t.csv' are not there", "where it was started")
+    assert bare("--resume", "../a", "--steps", "8", "--quiet", "--data-dir", "..") == 2
+    one_line(capsys, "not for 't.csv'")
+
+
+def test_a_full_disk_at_the_start_of_a_resumed_run_is_told_with_its_folder(fast, monkeypatch, capsys):
+    assert run("--out", "a") == 0
+
+    def full(*args, **options):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert bare("--resume", "a", "--steps", "8", "--quiet") == 2
+    one_line(capsys, "a cannot be used (File too large)")
 
 
 def test_data_too_small_to_be_scored_can_be_trained_on(here, capsys):

@@ -23,10 +23,10 @@ def load(name):
         raise MiniganError(f"recipe '{name}' does not exist; choose one of {', '.join(names())}, or give a .toml file")
     file = Path(name) if own else resources.files(__package__).joinpath(f"{name}.toml")
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MiniganError(f"recipe '{name}' cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a number with 5,000 digits
         raise MiniganError(
             f"recipe '{name}' is not valid TOML: {error}; compare it with the recipes of minigan"
         ) from error
