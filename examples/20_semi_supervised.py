@@ -4,11 +4,11 @@ Source: S3 and Goodfellow et al. 2014, conclusion 4: "features from the discrimi
 performance of classifiers when limited labeled data is available". D's or E's hidden layers (inference.py), trained
 without labels, under a new last layer; or D with the K classes as logits l (Salimans et al. 2016, section 5), on both:
 D(x) = Σ exp l / (Σ exp l + 1), so D's own logit is s = log Σ exp l, ds/dl = softmax(l). Settings, also from scratch,
-were chosen on 300 of 1,200 digits; 597 others test. Gains at 100, 600, 1,000 labels, seeds 0 to 4 of another machine:
-K + 1 classes     .036 ± .013   .011 ± .001   .010 ± .004   labelled rows only  .001 ± .002  .008 ± .003  .011 ± .004
-D's, trained on   .011 ± .006   .001 ± .003   .001 ± .003   E's   .004 ± .008   .001 ± .003  -.001 ± .004
-D's, fixed       -.002 ± .007  -.016 ± .002  -.021 ± .007   E's  -.034 ± .020  -.027 ± .004  -.026 ± .006
-So with 600 labels a GAN of the labelled rows alone has most of the gain; images without labels add .003 ± .002 to it.
+were chosen on 300 of 1,200 digits; 597 others test. Gains at 100, 600, 1,000 labels, seeds 0 to 4:
+K + 1 classes     .035 ± .016   .012 ± .001   .012 ± .004   labelled rows only -.004 ± .003  .010 ± .003  .012 ± .004
+D's, trained on   .012 ± .008   .002 ± .002   .003 ± .001   E's   .003 ± .007   .001 ± .003   .003 ± .002
+D's, fixed       -.001 ± .011  -.016 ± .004  -.016 ± .007   E's  -.039 ± .022  -.028 ± .011  -.026 ± .009
+So with 600 labels a GAN of the labelled rows alone has most of the gain; images without labels add .002 ± .003 to it.
 """
 
 import sys
