@@ -648,6 +648,7 @@ def test_pictures_of_runs_are_no_data(tmp_path):
     for name in ("config.json", "metrics.csv"):
         (tmp_path / "runs" / "x" / name).write_text("")
     assert load(tmp_path).image_shape == (6, 8)
+    assert len(load(tmp_path / "runs" / "x").X) == 2
     assert load(tmp_path / "runs" / "x" / "samples").image_shape == (8, 6)  # asked for by name, they are
 
 
@@ -675,6 +676,8 @@ def test_the_columns_of_a_table_keep_their_names(tmp_path):
 
 def test_labels_are_found_under_either_name(tmp_path):
     np.savez(tmp_path / "a.npz", X=TABLE, y=np.linspace(0, 1, 9), labels=np.arange(9))
+    assert load(tmp_path / "a.npz").labels.tolist() == list(range(9))
+    np.savez(tmp_path / "a.npz", whatever=TABLE, y=np.linspace(0, 1, 9), labels=np.arange(9))
     assert load(tmp_path / "a.npz").labels.tolist() == list(range(9))
 
 

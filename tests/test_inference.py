@@ -25,6 +25,13 @@ def test_every_gradient_of_an_encoder_passes():
     assert {c.method for c in checks} == set(gradcheck.LIMITS) and all(c.passed for c in checks)
 
 
+def test_its_random_numbers_are_not_those_of_the_gan():
+    gan = small_gan(seed=3, generator="64, tanh", latent_dim=3)
+    encoder = Encoder(gan, layers="64, tanh", batch_size=10, seed=3).build()
+    first = [net.params.layers[0][0].ravel() for net in (encoder.E, gan.G)]  # both "he"
+    assert abs(np.corrcoef(first)[0, 1]) < 0.3
+
+
 @pytest.mark.parametrize("wrong", ["z", "x"])
 def test_a_broken_gradient_is_found(monkeypatch, wrong):
     right = Encoder.gradient

@@ -936,6 +936,11 @@ def test_scores_are_json_also_where_there_is_no_number(here, capsys):
     assert json.loads(text, parse_constant=pytest.fail)["sigma_ratio"] is None
 
 
+def test_a_recipe_may_begin_with_a_mark_of_its_bytes_order(here):
+    Path("mine.toml").write_text("seed = 7", encoding="utf-8-sig")
+    assert recipes.load("mine.toml") == {"seed": 7}
+
+
 def test_a_run_whose_data_are_elsewhere_says_so(fast, monkeypatch, capsys):
     np.savetxt("t.csv", RNG.standard_normal((20, 2)), delimiter=",")
     assert bare(*TINY[:-1], "--data", "t.csv", "--out", "a") == 0
