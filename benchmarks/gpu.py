@@ -99,7 +99,9 @@ class MiniganGraph:
             self.gan.train_step()
             self.eager.train_step()
         found = zip(theta(self.gan), theta(self.eager), start, strict=True)
-        return float(max(np.linalg.norm(a - b) / np.linalg.norm(b - first) for a, b, first in found))
+        return float(
+            np.max([np.linalg.norm(a - b) / np.linalg.norm(b - first) for a, b, first in found])
+        )  # of NaN: NaN
 
 
 class TorchOn(TorchEager):
@@ -391,7 +393,7 @@ def report(results):
 def good(results):
     """Whether everything that ran did what it should."""
     rows = [row for result in results.get("steps", []) for row in result["rows"]]
-    steps = all("failed" not in row and (row["tf32"] or row["differs"] < 1e-3) for row in rows)
+    steps = all("failed" not in row and row["differs"] < (0.1 if row["tf32"] else 1e-3) for row in rows)
     return steps and all(results[part]["passed"] for part in ("tests", "gradients") if part in results)
 
 

@@ -80,6 +80,8 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy", clock
     else:
         kind = GraphedGAN if backend == "cupy" and GraphedGAN.possible(options, data) else GAN
         gan = kind(**options, backend=backend).build(data)
+    if gan.step > gan.steps:
+        raise MiniganError(f"{folder} has done {gan.step} steps already, more than {gan.steps}; give more --steps")
     done, pending = {row["step"] for row in rows}, []
     last = gan.step == gan.steps
 
@@ -256,8 +258,9 @@ def main():
             command += ["--backend", args.backend, "--scorers", str(scorers)]
             running.append(subprocess.Popen(command))
         time.sleep(0.5)
-        failed += sum(bool(process.poll()) for process in running)
-        running = [process for process in running if process.poll() is None]
+        codes = [process.poll() for process in running]
+        failed += sum(map(bool, codes))
+        running = [process for process, code in zip(running, codes, strict=True) if code is None]
     collect(Path(args.out))
     sys.exit(1 if failed else 0)
 

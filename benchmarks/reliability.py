@@ -307,6 +307,7 @@ def kill(scratch, args):
         os.waitpid(pid, 0)
         start, step, finished = [*options, "--out", part], 0, False
         for _ in range(25):
+            complete = (part / "scores.json").exists()
             pid, pipe = life(start, drawn)
             while step == 0 and not (part / checkpoint.NAME).exists():
                 time.sleep(0.001)
@@ -315,8 +316,8 @@ def kill(scratch, args):
             os.waitpid(pid, 0)
             trained, saved, code, error = told(pipe)
             if code is not None:  # it had finished before
-                finished = code == 0
-                if code:
+                finished = code == 0 or (code == 2 and complete)  # the life before was killed with all done
+                if not finished:
                     wrong.append(f"run {runs}: exit code {code} {error}")
                 break
             kills += 1
@@ -333,10 +334,11 @@ def kill(scratch, args):
             if kills == args.times:
                 break
         if not finished:
+            complete = (part / "scores.json").exists()
             pid, pipe = life(start, drawn)
             code, error = told(pipe)[2:]
             os.waitpid(pid, 0)
-            finished = code == 0 or "steps; give more" in error
+            finished = code == 0 or (code == 2 and complete)
             if not finished:
                 wrong.append(f"run {runs} could not be finished: {code} {error}")
         different = differences(whole, part) if finished else []

@@ -98,8 +98,8 @@ def sample(args):
     out = Path(args.out)
     if out.suffix.lower() not in WRITERS:
         raise MiniganError(f"'{args.out}' does not end in {', '.join(WRITERS)}; give a file name that does")
-    if out.name in (checkpoint.NAME, checkpoint.PREVIOUS):
-        raise MiniganError(f"'{args.out}' is what a run calls its checkpoint; give another name")
+    if out.name in runs.FILES and out.with_name("config.json").exists():
+        raise MiniganError(f"'{args.out}' is a file of that run; give another name with -o")
     within(1, 10**9, "-n", args.n)
     within(0, None, "--seed", args.seed)
     gan, _, note = checkpoint.load(args.run, backend="numpy")  # the same samples wherever it was trained

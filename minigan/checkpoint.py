@@ -18,7 +18,7 @@ from minigan import __version__, files
 from minigan.batches import Batches
 from minigan.data import Dataset, whole_or_text
 from minigan.errors import MiniganError
-from minigan.gan import GAN
+from minigan.gan import GAN, STREAMS
 from minigan.masked import MaskedGAN
 from minigan.mlp import parse_layers
 
@@ -36,6 +36,8 @@ def save(folder, gan, extra=None, keep_previous=True):
     """
     if isinstance(gan, MaskedGAN):
         raise MiniganError("a checkpoint cannot hold a masked GAN and its function of masks; keep G.theta, D.theta")
+    if gan.data.X is None and gan.data.draw is None:
+        raise MiniganError("this GAN was loaded without its data and cannot be saved; load it with them")
     arrays, meta = _state(gan)
     arrays.update({f"extra/{name}": array for name, array in (extra or {}).items()})
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
@@ -228,8 +230,9 @@ def _restore(gan, arrays, meta, data):
             rng.bit_generator.state = state
         else:
             # CuPy gives no access to the state of its generators, and the CPU's is of no use to the GPU: a run that
-            # comes from a GPU or goes to one continues with a new stream, a function of the seed and the step.
-            setattr(gan.rng, name, gan.backend_used.generator(np.random.SeedSequence([gan.seed, gan.step])))
+            # comes from a GPU or goes to one continues with new streams, functions of the seed and the step.
+            seed = np.random.SeedSequence([gan.seed, gan.step, STREAMS.index(name)])
+            setattr(gan.rng, name, gan.backend_used.generator(seed))
 
 
 def _label_shares(shares):
@@ -248,6 +251,10 @@ def _copy(arrays, name, out, backend):
 
 
 def _refuse(name, value, dtype, shape):
+    if name.startswith("record_") and value.dtype == dtype and value.shape[:1] == shape[:1]:
+        raise MiniganError(
+            "the checkpoint was saved between two reports by another number of processes; start as many to go on"
+        )
     raise MiniganError(
         f"the checkpoint's '{name}' is {value.dtype}{value.shape} and the networks need {dtype}{shape}; "
         "it belongs to another run"

@@ -365,7 +365,7 @@ def load(name, data_dir=None, image_size: int | None = None, label_column: str |
     an array of labels. Raises MiniganError for an unknown name, and for files that cannot be read or make no sense.
     """
     name = os.fspath(name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # of an unknown user it stays as it is
     try:
         is_folder = name not in NAMES and name != "" and path.is_dir()
         if image_size is not None and not is_folder:

@@ -42,9 +42,9 @@ class GAN(Options):
         super().__init__(**options)
         self.check()
         self.ranks = ranks or Alone()  # several processes: see parallel.py
-        self.backend_used = Backend(self.backend)
+        self.ranks.backend = self.backend_used = Backend(self.backend)  # theirs is the one whose arrays they average
         self.xp = self.backend_used.xp
-        self.step, self.history = 0, []
+        self.step, self.stepped, self.history = 0, False, []
         self.data = self.G = self.D = None
 
     # -- Algorithm 1 -----------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class GAN(Options):
         """One iteration of Algorithm 1. It never waits for the device, and its passes allocate no memory."""
         with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, report() says so
             self.update_networks()
-            self.step += 1
+            self.step, self.stepped = self.step + 1, True
             self._average_weights()
             self._record_logits()
 
@@ -297,7 +297,7 @@ class GAN(Options):
         network's units, and the first is far below the second when G has collapsed.
         Raises Diverged if a loss or a weight is no longer finite.
         """
-        if self.step == 0:
+        if not self.stepped:
             raise MiniganError("there is nothing to report before the first step; call train_step() or fit(X)")
         xp, n = self.xp, (self.step - 1) % self.report_every + 1
         real, fake = self.record_D[:n, : self.m], self.record_D[:n, self.m :]
@@ -328,7 +328,7 @@ class GAN(Options):
     def _remedy(self):
         """The end of the sentence about divergence: the rates and penalties there are, and what to try instead."""
         there, instead = [], []
-        for name in ("lr", "lr_D", "r1", "r2"):
+        for name in ("lr", "lr_D", "r1", "r1_end", "r2"):
             v, is_rate = getattr(self, name), name.startswith("lr")
             if v:
                 there.append(f"{name} {v:g}")
@@ -411,7 +411,7 @@ class GAN(Options):
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
         self.batches = self._make_batches()
-        self.step, self.history = 0, []
+        self.step, self.stepped, self.history = 0, False, []  # stepped: since it was made, or loaded
         return self
 
     def columns_beside(self):

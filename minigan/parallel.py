@@ -35,7 +35,7 @@ class Alone:
 
 class Ranks(Alone):
     """One of several MPI processes. ``MPI`` is mpi4py's module, ``backend`` the one whose arrays are
-    averaged; CuPy's are staged through the host."""
+    averaged, the GAN's; CuPy's are staged through the host."""
 
     def __init__(self, MPI, comm, backend):
         self.MPI, self.comm, self.backend = MPI, comm, backend
@@ -94,7 +94,7 @@ def guarded(main):
             traceback.print_exc()
             _abort(1)
         raise
-    if code == 2 and _connected():
+    if code in (2, 130, 141) and _connected():  # 143, a signal between two steps, ends all of them by itself
         _abort(code)
     return code
 

@@ -33,13 +33,14 @@ RUN_OPTIONS = {
 }  # fmt: skip
 GAN_OPTIONS = {field.name: field.default for field in dataclasses.fields(GAN)}
 OPTIONS = {**RUN_OPTIONS, **GAN_OPTIONS}
+FILES = (checkpoint.NAME, checkpoint.PREVIOUS, "metrics.csv", "samples.png", "curves.png")  # that sample could name
 # What a resumed run may change, because the run stays the same one.
 RESUMABLE = ("steps", "save_every", "gif", "data_dir", "backend")
 
 
 def data_of(options):
     """The Dataset that a run's options name."""
-    if options["data"] not in NAMES and not Path(options["data"]).expanduser().exists():
+    if options["data"] not in NAMES and not os.path.lexists(os.path.expanduser(options["data"])):
         raise MiniganError(
             f"the data '{options['data']}' are not there, seen from {Path.cwd()}; check the path, and with a run go to "
             "the folder where it was started"
@@ -198,7 +199,7 @@ class Run:
         later = [picture for picture in samples.glob("*.png") if picture.stem.isdecimal() and int(picture.stem) > step]
         for picture in later:
             picture.unlink()
-        if not ((self.folder / "samples.png").exists() and self.picture().exists()):
+        if later or not ((self.folder / "samples.png").exists() and self.picture().exists()):
             self.draw_samples()
 
     def how_to_go_on(self):
@@ -398,7 +399,7 @@ def new_folder(wish, name, first):
     """
     if wish == "":
         raise MiniganError("--out '' names no folder; give one, or leave --out away")
-    folder, missing, unlock = Path(wish or "runs"), [], lambda: None
+    folder, missing, written, unlock = Path(wish or "runs"), [], [], lambda: None
     try:
         for number in itertools.count(1):
             if not wish:
@@ -421,11 +422,12 @@ def new_folder(wish, name, first):
                 what = "holds a run that has saved nothing; choose another --out, or remove it"
             raise MiniganError(f"{folder} {what}")
         for file, text in first.items():
+            written.append(folder / file)
             write(folder / file, text)
     except OSError as error:
-        for file in first:
+        for file in written:
             with contextlib.suppress(OSError):
-                (folder / file).unlink()
+                file.unlink()
         for path in missing:
             with contextlib.suppress(OSError):
                 path.rmdir()

@@ -331,6 +331,8 @@ def test_a_checkpoint_goes_on_on_its_own_backend(device, tmp_path):
     checkpoint.save(tmp_path, gan)
     loaded = checkpoint.load(tmp_path, table())[0]
     assert loaded.backend_used.name == "cupy"
+    draws = [rng.standard_normal(9) for rng in (loaded.rng.stream, loaded.rng.noise, loaded.rng.dropout)]
+    assert len({device.to_host(numbers).tobytes() for numbers in draws}) == 3  # streams of their own
     before = device.to_host(loaded.G.theta).copy()
     loaded.train_step()
     assert not np.array_equal(before, device.to_host(loaded.G.theta))
@@ -348,7 +350,7 @@ def test_processes_share_a_step_through_the_host(device):
     thetas = []
     for backend in (Backend("numpy"), device):
         comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a: np.add(a, a, out=a))
-        ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm, backend)
+        ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm, None)  # the GAN tells it which one
         gan = same_draws(
             GAN(ranks=ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table())
         )

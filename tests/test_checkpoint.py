@@ -322,3 +322,15 @@ def test_a_config_is_read_and_a_missing_one_is_no_run(tmp_path):
     assert config["lr"] == 0.5 and config["image_size"] is None and config["data_dir"] is None
     with pytest.raises(MiniganError, match="holds no run"):
         checkpoint.read_config(tmp_path / "config.json")
+
+
+def test_a_large_network_in_a_large_checkpoint_is_believed(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, GAN(**TINY).build(table()))
+    monkeypatch.setattr(checkpoint, "MEMORY", 0)  # what counts for large networks is the size of the file
+    assert checkpoint.load(tmp_path)[0].step == 0
+
+
+def test_a_gan_without_its_data_cannot_be_saved(tmp_path):
+    checkpoint.save(tmp_path, GAN(**TINY).build(table()))
+    with pytest.raises(MiniganError, match="loaded without its data"):
+        checkpoint.save(tmp_path / "other", checkpoint.load(tmp_path)[0])

@@ -237,3 +237,12 @@ def test_parts_without_rows_are_no_clusters():
     X = rng.random((5, 20))[rng.integers(0, 5, 300)] + 1e-7 * rng.standard_normal((300, 20))  # as good as five rows
     with pytest.raises(MiniganError, match="only 8. of which have rows; use --clusters 8. or less"):
         clusters.find(from_array(X.astype(np.float32)), 90, 0, 100)
+
+
+@pytest.mark.parametrize("name", ["ring", "moons"])
+def test_a_row_of_a_stream_is_in_the_same_cluster_on_the_device(name):
+    data = load(name)
+    found = clusters.find(data, 4, seed=0)
+    x = data.real_samples(500, seed=1)
+    ours = clusters.in_clusters(data, *found).label_of(x, np)
+    assert np.array_equal(ours, clusters.nearest(data.normalise(x), *found))

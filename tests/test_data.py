@@ -713,6 +713,9 @@ def test_bad_images_are_refused(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         with refuses("a.png is not a readable image"):
             load(tmp_path)
+    picture(tmp_path / "a.png", GREY, format="BMP")  # no other decoder is let at it
+    with refuses("a.png is not a readable image"):
+        load(tmp_path)
     picture(tmp_path / "a.png", np.full((3, 3), 40_000, np.uint16))
     with refuses("16 bits"):
         load(tmp_path)
@@ -755,3 +758,23 @@ def test_a_name_goes_before_a_folder(tmp_path, monkeypatch):
 def test_shift_and_scale_may_be_numbers():
     data = Dataset("d", 3, scale=2)
     assert data.scale.tolist() == [2, 2, 2] and data.shift.dtype == np.float32
+
+
+def test_image_shape_may_be_said_again():
+    X = np.zeros((3, 2, 4))
+    assert from_array(X, image_shape=(2, 4)).image_shape == from_array(X, image_shape=[2, 4]).image_shape == (2, 4)
+    with refuses("leave image_shape out"):
+        from_array(X, image_shape=(4, 2))
+
+
+def test_npy_of_version_2_is_read(tmp_path):
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array(file, TABLE, version=(2, 0))
+    assert np.array_equal(files.read_npy(tmp_path / "a.npy"), TABLE)
+
+
+def test_the_arrays_of_an_archive_together_have_a_limit(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros(100), b=np.zeros(100))
+    assert len(files.read_archive(tmp_path / "a.npz", most=2000)) == 2
+    with refuses("would take .* bytes"):
+        files.read_archive(tmp_path / "a.npz", most=1500)

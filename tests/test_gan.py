@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigan import GAN, Diverged, MiniganError, checkpoint, load, recipes
-from minigan.data import from_array
+from minigan.data import Dataset, from_array
 from minigan.gan import draw_prior
 from minigan.options import PRIORS
 
@@ -191,13 +191,13 @@ def test_the_report_is_the_mean_over_its_steps():
 
 def test_averaged_weights_follow_the_generator():
     gan = built(average=0.9, lr=0.01)
-    averages = [gan.averaged.flat.copy()]
+    average = gan.averaged.flat.copy()
     for _ in range(200):  # the cap is reached at step 81
         gan.train_step()
         if gan.step % 10 == 0:
             d = min(0.9, gan.step / (gan.step + 9)) ** 10
-            averages.append(d * averages[-1] + (1 - d) * gan.G.theta)
-    assert np.allclose(gan.averaged.flat, averages[-1], rtol=1e-4, atol=1e-6)
+            average = d * average + (1 - d) * gan.G.theta
+            assert np.allclose(gan.averaged.flat, average, rtol=1e-4, atol=1e-6)  # at once: it forgets the start
     assert not np.array_equal(gan.sample(3, seed=0), gan.sample(3, seed=0, average=False))
 
 
@@ -240,9 +240,51 @@ def test_r1_may_begin_at_zero():
     assert not np.array_equal(gan.D.theta, plain.D.theta)
 
 
-def test_before_the_first_step_there_is_nothing_to_report():
+def test_before_the_first_step_there_is_nothing_to_report(tmp_path):
+    gan = built()
     with pytest.raises(MiniganError, match="before the first step"):
-        built().report()
+        gan.report()
+    gan.train_step()
+    assert gan.report()["step"] == 1
+    checkpoint.save(tmp_path, gan)
+    with pytest.raises(MiniganError, match="before the first step"):
+        checkpoint.load(tmp_path, gan.data)[0].report()
+    for again in (gan.build(table()), GAN(**SMALL)):
+        with pytest.raises(MiniganError, match="before the first step"):
+            again.report()
+
+
+def test_the_report_has_the_spread_of_the_last_batch():
+    gan = built(dtype="float64")
+    gan.train_step()
+    x, report = gan.tape_D.x, gan.report()
+    assert report["spread_real"] == pytest.approx(np.sqrt(x[:8].var(0).mean()))
+    assert report["spread"] == pytest.approx(np.sqrt(x[8:].var(0).mean()))
+
+
+def test_a_report_of_what_has_diverged_is_one_sentence():
+    gan = built(r1=0.0, r1_end=1e6)
+    gan.train_step()
+    gan.tape_D.x[8:] = np.inf
+    gan.G.theta[0] = np.inf
+    with pytest.raises(Diverged, match="r1_end 1e.06, try .* --r1-end 0.1"):
+        gan.report()
+
+
+@pytest.mark.parametrize("shift, scale", [(50, 1), (0, [1, 100]), ([0, 50], [1, 1])])
+def test_batches_are_in_the_networks_units(shift, scale):
+    X = table() * np.float32(scale) + np.float32(shift)
+    gan = GAN(**SMALL).build(Dataset("table", 2, X=X, shift=np.array(shift), scale=np.array(scale)))
+    gan.discriminator_step()
+    assert np.abs(gan.tape_D.x[:8]).max() < 5
+
+
+def test_whole_numbers_are_whole():
+    names = "latent_dim steps batch_size k report_every momentum_steps clusters cluster_parts seed"
+    for name in names.split():
+        for v in (2.5, True, -1, "3"):
+            with pytest.raises(MiniganError, match=name.replace("_", "-") + " is .*; it must be"):
+                GAN(**{name: v})
 
 
 def test_output_bias_starts_at_the_mean_of_a_table():
@@ -253,6 +295,7 @@ def test_output_bias_starts_at_the_mean_of_a_table():
 
 def test_output_bias_starts_at_the_mean_of_the_data():
     X = np.random.default_rng(0).random((500, 4, 4)) ** 3
+    X[:, 0, 0], X[:, 0, 1] = 0, 1
     gan = GAN(**SMALL, output_bias="data", init_G=1e-6).build(X)
     assert np.allclose(gan.sample(5).mean(0), X.mean(0).ravel(), atol=1e-4)
 

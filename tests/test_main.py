@@ -309,7 +309,7 @@ def test_evaluate_refuses_other_data_and_too_little(runs, capsys):
         ("sample runs/digits -o nowhere/a.png", "nowhere/a.png"),
         ("sample runs/ring -o nowhere/a.png", "nowhere/a.png"), ("sample runs/digits -o folder.npy", "folder.npy"),
         ("sample runs/digits -o folder.png", "folder.png"), ("sample runs/digits -o " + "x" * 300 + ".npy", "xxx.npy"),
-        ("sample runs/digits --nonsense", "--nonsense"), ("sample runs/digits -o a/checkpoint.npz", "checkpoint.npz"),
+        ("sample runs/digits --nonsense", "--nonsense"), ("sample runs/digits -o runs/ring/metrics.csv", "metrics.csv"),
         ("evaluate runs/digits --data-dir x", "not for 'digits'"),
         ("evaluate nowhere", "nowhere"), ("evaluate .", "config.json"), ("evaluate runs/digits --seed -3", "-3"),
         ("evaluate runs/digits --data-dir", "--data-dir"), ("evaluate images.npy", "images.npy"),

@@ -661,3 +661,21 @@ def test_a_rare_class_is_due_its_own_share():
         assert metrics.collapse_signs(data, X, seed) == []
         assert metrics.collapse_signs(data, X[labels != 1], seed) == ["1 of 3 classes is nearly empty"]
         assert metrics.collapse_signs(data, X[:-2], seed) == []  # a seventh of all honest samples have none of the two
+
+
+def test_one_value_that_is_not_a_number_is_named():
+    x = np.zeros((20, 3))
+    x[7, 1] = np.nan
+    with pytest.raises(ValueError, match="1 values that are NaN"):
+        metrics.mode_coverage(x, np.eye(3), 1.0)
+
+
+def test_the_jsd_of_a_density_is_taken_a_tenth_beyond_the_real_samples():
+    data = load("gaussian")
+    fake, real = data.real_samples(2000, 5) + 0.2, data.real_samples(2000, 0)
+    low, high = float(real.min()), float(real.max())
+    margin = (high - low) / 10
+    scores = metrics.evaluate(data, fake)
+    for name, x in (("jsd", fake), ("perfect_jsd", real)):
+        expected = metrics.jensen_shannon_1d(data.density, x, low - margin, high + margin)
+        assert scores[name] == pytest.approx(expected)

@@ -154,13 +154,16 @@ def test_dropout_keeps_the_share_and_the_mean():
 def test_initialisation_has_the_variance_it_claims():
     for scheme, expected in (("he", 2 / 300), ("glorot", 2 / 500), (0.05, 0.05**2 / 3)):
         net = MLP(parse_layers("", 300, 200), dtype=np.float64)
+        net.theta[...] = 7
         net.initialise(np.random.default_rng(0), scheme)
         W, b = net.params.layers[0]
         assert abs(W.var() / expected - 1) < 0.02 and not b.any()
 
 
 @pytest.mark.parametrize(
-    "text", "8, rulu|0|-3|leaky_relu 2|dropout 0|maxout 4|maxout 0x2|relu 3 4|1.5|dropout x".split("|")
+    "text",
+    "8, rulu|0|-3|leaky_relu 2|leaky_relu 1|leaky_relu -0.1|dropout 0|dropout 1.5|dropout x|maxout 4|maxout 0x2|"
+    "relu 3 4|1.5|fourier 0|fourier 17".split("|"),
 )
 def test_a_layer_that_is_not_understood_is_named(text):
     with pytest.raises(MiniganError, match="is not understood"):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigan import GAN, MiniganError, load, parallel
+from minigan import GAN, MiniganError, checkpoint, load, parallel
 
 OPTIONS = dict(generator="16, relu, dropout 0.9", discriminator="dropout 0.8, 16, leaky_relu 0.2, maxout 8x2",
                batch_size=12, latent_dim=3, steps=40, report_every=10, r1=0.1, backend="numpy")  # fmt: skip
@@ -111,3 +111,71 @@ def test_mpiexec_with_two_ranks_trains_the_same_weights(tmp_path):
     one, two = (np.load(tmp_path / name / "checkpoint.npz") for name in ("one", "two"))
     for theta in ("theta_G", "theta_D", "averaged"):
         assert np.allclose(one[theta], two[theta], rtol=1e-4, atol=1e-6)
+
+
+def mpi_of(monkeypatch, size):
+    """mpi4py's module as one of ``size`` processes finds it; and the codes given to Abort."""
+    codes = []
+    world = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append)
+    MPI = SimpleNamespace(COMM_WORLD=world, IN_PLACE=None, MAX="max")
+    monkeypatch.setenv("PMI_SIZE", str(size))
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=MPI))
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", MPI)
+    return MPI, codes
+
+
+def test_a_process_that_fails_ends_the_others(monkeypatch, capsys):
+    codes = mpi_of(monkeypatch, 2)[1]
+
+    def fails():
+        raise OSError("no disk")
+
+    def leaves():
+        raise SystemExit(3)
+
+    with pytest.raises(OSError):
+        parallel.guarded(fails)
+    assert codes == [1] and "no disk" in capsys.readouterr().err
+    for code in (2, 130, 141, 0, 143):  # 143: a signal that all of them have agreed to follow
+        assert parallel.guarded(lambda code=code: code) == code
+    with pytest.raises(SystemExit):
+        parallel.guarded(leaves)
+    assert codes == [1, 2, 130, 141]
+    monkeypatch.setenv("PMI_SIZE", "1")  # alone
+    assert parallel.guarded(lambda: 2) == 2
+    with pytest.raises(OSError):
+        parallel.guarded(fails)
+    assert codes == [1, 2, 130, 141]
+
+
+def test_two_processes_are_ranks_and_one_is_alone(monkeypatch):
+    for size in (2, 3):
+        MPI, _ = mpi_of(monkeypatch, size)
+        ranks = parallel.connect(None)
+        assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size) == (1, size)
+    MPI.COMM_WORLD.Get_size = lambda: 1
+    assert type(parallel.connect(None)) is parallel.Alone
+    monkeypatch.setenv("PMI_SIZE", "x")
+    assert type(parallel.connect(None)) is parallel.Alone
+
+
+def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():
+    comm = SimpleNamespace(
+        Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=lambda _, array: np.add(array, 6, out=array),
+        allreduce=lambda number, op: (number, op),
+    )  # fmt: skip
+    backend = SimpleNamespace(to_host=np.copy, to_device=np.asarray, xp=np)
+    ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max"), comm, backend)
+    array = np.array([2.0, 6.0])
+    ranks.average(array)
+    assert array.tolist() == [2, 3]
+    assert ranks.any(15) == (15, "max")
+
+
+def test_a_run_between_two_reports_needs_as_many_processes(tmp_path):
+    gan = trained_by_threads(2, "digits")[0]
+    gan.train_step = None
+    gan.step += 3
+    checkpoint.save(tmp_path, gan)
+    with pytest.raises(MiniganError, match="between two reports by another number of processes"):
+        checkpoint.load(tmp_path, gan.data)

@@ -12,7 +12,7 @@ import pytest
 import strict_cupy
 
 from benchmarks import published
-from minigan import GAN, load, recipes
+from minigan import GAN, MiniganError, load, recipes
 
 
 def train(*arguments, **options):
@@ -48,6 +48,9 @@ def test_a_stopped_training_goes_on_and_gives_the_same_scores(scores, tmp_path):
     log = tmp_path / "part" / "scores.jsonl"
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [7, 12]
     assert train("ring-pacgan", 3, tmp_path / "part", data, None, steps=12)["step"] == 12  # it is done
+    log.unlink()
+    with pytest.raises(MiniganError, match="has done 12 steps already, more than 10"):
+        train("ring-pacgan", 3, tmp_path / "part", data, None, steps=10)
 
 
 def test_the_tables_hold_what_was_measured(scores, tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import train
-from minigan import GAN, checkpoint, load, metrics, plots, recipes, runs
+from minigan import GAN, checkpoint, load, metrics, parallel, plots, recipes, runs
 
 SAMPLES, ANIMATE = plots.samples, plots.animate
 SCRIPT = Path(train.__file__).resolve()
@@ -913,7 +913,7 @@ def test_a_full_disk_when_a_run_is_resumed(part, monkeypatch, capsys):
 
 def test_nothing_is_left_of_a_run_that_could_not_begin(here, monkeypatch, capsys):
     def full(path, content):
-        path.with_name("metrics.csv").touch()
+        path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(runs, "write", full)
@@ -921,6 +921,22 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(here, monkeypatch, capsys
         assert run(*args) == 2
         one_line(capsys, folder, "No space left on device", "--out")
         assert not list(here.iterdir())
+
+
+def test_what_lies_in_a_folder_that_cannot_be_read_stays(here, monkeypatch, capsys):
+    (here / "a").mkdir()
+    (here / "a" / "config.json").write_text("{}")
+
+    def unreadable(folder, iterdir=Path.iterdir):
+        if folder.name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", unreadable)
+        assert run("--out", "a") == 2
+    one_line(capsys, "a cannot be written (Permission denied)")
+    assert (here / "a" / "config.json").read_text() == "{}"
 
 
 def test_a_folder_that_vanishes_ends_in_a_sentence(fast, monkeypatch, capsys):
@@ -939,6 +955,48 @@ def test_scores_are_json_also_where_there_is_no_number(here, capsys):
 def test_a_recipe_may_begin_with_a_mark_of_its_bytes_order(here):
     Path("mine.toml").write_text("seed = 7", encoding="utf-8-sig")
     assert recipes.load("mine.toml") == {"seed": 7}
+
+
+def test_small_products_get_one_thread_and_large_ones_a_share_of_the_cores(monkeypatch):
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    gan = GAN(generator="8, relu", discriminator="8, relu", latent_dim=2, batch_size=8, backend="numpy")
+    gan.build(np.zeros((20, 3)) + np.arange(20)[:, None])  # the largest product: 16 rows times 3 x 8 weights
+    given = []
+    monkeypatch.setattr(gan.backend_used, "set_threads", given.append)
+    train.choose_threads(gan)
+    train.choose_threads(gan, small=385)
+    for size in (1, 3, 9):
+        gan.ranks = SimpleNamespace(size=size)
+        train.choose_threads(gan, small=384)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    train.choose_threads(gan)
+    assert given == [1, 1, 8, 2, 1]
+
+
+def test_a_resumed_run_is_shared_by_the_processes_too(fast, monkeypatch):
+    assert run("--out", "a") == 0
+    ranks = parallel.Alone()
+    monkeypatch.setattr(parallel, "connect", lambda backend: ranks)
+    resumed = runs.Run.resumed("a", {"steps": 8})
+    resumed.close()
+    assert resumed.gan.ranks is ranks
+
+
+def test_the_picture_of_a_lost_checkpoint_is_drawn_anew(here):
+    assert bare(*TINY[:-5], "--steps", "6", "--save-every", "2", "--quiet", "--out", "a") == 0
+    path = here / "a" / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:-50])
+    step = checkpoint.load("a")[0].step
+    runs.Run.resumed("a", {"steps": 8}).close()
+    assert step < 6
+    assert (here / "a" / "samples.png").read_bytes() == (here / "a" / "samples" / f"{step:08}.png").read_bytes()
+
+
+def test_data_of_a_user_that_there_is_not(here, capsys):
+    assert run("--data", "~nobody-of-this-name/x.csv") == 2
+    one_line(capsys, "'~nobody-of-this-name/x.csv'")
 
 
 def test_a_run_whose_data_are_elsewhere_says_so(fast, monkeypatch, capsys):
