@@ -216,11 +216,11 @@ def published(name: str, data_dir=None) -> list[np.ndarray]:
     """
     folders = []
     if data_dir is not None:
-        data_dir = Path(data_dir).expanduser()
+        data_dir = Path(os.path.expanduser(data_dir))
         if not data_dir.is_dir():
             raise MiniganError(f"--data-dir {data_dir} is not a folder: give the one with {name}'s files")
         folders = [data_dir / name, data_dir]
-    cache = Path(os.environ.get("MINIGAN_CACHE") or "~/.cache/minigan").expanduser() / name
+    cache = Path(os.path.expanduser(os.environ.get("MINIGAN_CACHE") or "~/.cache/minigan"), name)
     return [_find(name, file, digest, folders, cache) for file, digest in CONTENT[name].items()]
 
 

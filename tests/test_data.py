@@ -735,6 +735,8 @@ def test_bad_images_are_refused(tmp_path):
         ("x" * 5000, {}, "cannot read"),
         ("absent.csv", {}, "cannot read 'absent.csv' .No such file"),
         ("absent.npy", {}, "cannot read 'absent.npy'"),
+        ("~nobody-of-this-name/a.npy", {}, "cannot read '~nobody"),
+        ("mnist", {"data_dir": "~nobody-of-this-name"}, "--data-dir ~nobody-of-this-name is not a folder"),
         ("absent.npz", {}, "absent.npz"),
         ("digits", {"image_size": 8}, "--image-size 8 is for folders"),
         ("digits", {"label_column": "y"}, "--label-column y is for .csv files, not for 'digits'"),
