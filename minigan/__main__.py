@@ -178,7 +178,7 @@ def data_of(run, data_dir=None):
     """The data that a run was trained on."""
     config = checkpoint.read_config(run)
     runs.check_data_dir(data_dir, config["data"])
-    return runs.data_of(config | ({"data_dir": data_dir} if data_dir else {}))
+    return runs.data_again(config | ({"data_dir": data_dir} if data_dir else {}))
 
 
 def evaluate(args):

@@ -39,13 +39,18 @@ RESUMABLE = ("steps", "save_every", "gif", "data_dir", "backend")
 
 
 def data_of(options):
-    """The Dataset that a run's options name."""
+    """The Dataset that the options of a run name."""
+    return load(options["data"], options["data_dir"], options["image_size"], options["label_column"])
+
+
+def data_again(options):
+    """The Dataset that a run was started with."""
     if options["data"] not in NAMES and not os.path.lexists(os.path.expanduser(options["data"])):
         raise MiniganError(
-            f"the data '{options['data']}' are not there, seen from {Path.cwd()}; check the path, and with a run go to "
-            "the folder where it was started"
+            f"the data '{options['data']}' are not there, seen from {Path.cwd()}; go to the folder where the run was "
+            "started, or put them back"
         )
-    return load(options["data"], options["data_dir"], options["image_size"], options["label_column"])
+    return data_of(options)
 
 
 def check_data_dir(data_dir, data):
@@ -156,7 +161,7 @@ class Run:
 
     @classmethod
     def _resumed(cls, folder, recipe, options, given, ranks, unlock):
-        data = data_of(options)
+        data = data_again(options)
         changed = {name: v for name, v in given.items() if name in RESUMABLE and name in GAN_OPTIONS}
         gan, extra, damage = checkpoint.load(folder, data, ranks=ranks, **changed)
         notes = [f"{damage}; going on from the checkpoint before it"] if damage else []

@@ -371,8 +371,9 @@ BAD = [
     ("--recipe half.toml", "seed is 1.5"), ("--recipe list.toml", "init-G is [1]"), ("--recipe gif.toml", "'maybe'"),
     ("--recipe yes.toml", "init-D is True"), ("--recipe data.toml", "data is 7"), ("--recipe save.toml", "[2]"),
     ("--recipe rate.toml", "nan"), ("--recipe none.toml", "2"), ("--recipe no-images", "no-images"),
-    ("--data nope", "'nope'"), ("--data nope.npy", "nope.npy"), ("--data=", "''"), ("--data no-images", "no-images"),
-    ("--data bad-image", "a.png"), ("--data notes.txt", "notes.txt"), ("--data file", "'file'"),
+    ("--data nope", "'nope' is no data set"), ("--data nope.npy", "nope.npy"), ("--data=", "''"),
+    ("--data no-images", "no-images"), ("--data bad-image", "a.png"), ("--data notes.txt", "notes.txt"),
+    ("--data file", "'file'"),
     ("--data nan.npy", "nan in row 0, column 1"), ("--data inf.npy", "inf in row 1"), ("--data object.npy", "objects"),
     ("--data no-rows.npy", "(0, 3)"), ("--data text.npy", "text.npy"), ("--data truncated.npy", "truncated.npy"),
     ("--data magic.npy", "magic.npy"), ("--data zero.npy", "zero.npy"), ("--data truncated.npz", "truncated.npz"),
@@ -1006,7 +1007,7 @@ def test_a_run_whose_data_are_elsewhere_says_so(fast, monkeypatch, capsys):
     (fast / "other").mkdir()
     monkeypatch.chdir(fast / "other")
     assert bare("--resume", "../a", "--steps", "8", "--quiet") == 2
-    one_line(capsys, "'t.csv' are not there", "where it was started")
+    one_line(capsys, "'t.csv' are not there", "where the run was started")
     assert bare("--resume", "../a", "--steps", "8", "--quiet", "--data-dir", "..") == 2
     one_line(capsys, "not for 't.csv'")
 
