@@ -42,6 +42,7 @@ class Batches:
             raise MiniganError("this GAN was loaded without its data; load it with them: checkpoint.load(folder, data)")
         i = self.position
         if self.order is None or i + self.batch_size > len(self.order):
+            self.order = None  # so that there are never two
             self.order, i = self._draw(), 0
         self.position = i + self.batch_size
         rows = self.order[i + self.first : i + self.first + self.m]

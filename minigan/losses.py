@@ -117,7 +117,7 @@ class GradientPenalty:
         self.net, self.features = net, net.n_in if features is None else features
         self.one = net.xp.ones((n, 1), net.dtype)
         self.xdot = net.xp.empty((n, net.n_in), net.dtype)
-        self.scratch = net.vector()
+        self.scratch = net.scratch()
 
     def add_gradient(self, tape, gamma, grad):
         """Add the penalty's gradient on the n rows of ``tape`` to ``grad``. Returns γ/n ‖∇ₓ s‖² of each row, (n, 1),

@@ -19,14 +19,16 @@ ACTIVATIONS = {"relu": ReLU, "leaky_relu": LeakyReLU, "tanh": Tanh, "sigmoid": S
 class Vector:
     """A flat vector over all parameters of a network: ``flat`` (size,), and ``layers``, its views.
 
-    ``layers[i]`` is (W, b) for a layer with parameters and () for one without.
+    ``layers[i]`` is (W, b) for a layer with parameters and () for one without. With ``overlapping`` there is room for
+    one layer at a time: the views of all begin at 0.
     """
 
-    def __init__(self, layers, xp, dtype):
-        self.flat = xp.zeros(sum(math.prod(shape) for layer in layers for shape in layer.shapes), dtype)
+    def __init__(self, layers, xp, dtype, overlapping=False):
+        sizes = [sum(math.prod(shape) for shape in layer.shapes) for layer in layers]
+        self.flat = xp.zeros(max(sizes) if overlapping else sum(sizes), dtype)
         self.layers, start = [], 0
         for layer in layers:
-            views = []
+            views, start = [], 0 if overlapping else start
             for shape in layer.shapes:
                 end = start + math.prod(shape)
                 views.append(self.flat[start:end].reshape(shape))
@@ -76,6 +78,10 @@ class MLP:
     def vector(self):
         """A new Vector of zeros with this network's shapes: a gradient, a velocity, an average."""
         return Vector(self.layers, self.xp, self.dtype)
+
+    def scratch(self):
+        """Room for the gradient of one layer at a time, as R1's last pass needs it."""
+        return Vector(self.layers, self.xp, self.dtype, overlapping=True)
 
     def tape(self, n):
         """A new Tape for batches of n rows."""

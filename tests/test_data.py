@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import threading
+import tracemalloc
 import types
 import zipfile
 
@@ -650,6 +651,15 @@ def test_pictures_of_runs_are_no_data(tmp_path):
     assert load(tmp_path).image_shape == (6, 8)
     assert len(load(tmp_path / "runs" / "x").X) == 2
     assert load(tmp_path / "runs" / "x" / "samples").image_shape == (8, 6)  # asked for by name, they are
+
+
+def test_images_take_the_memory_of_their_copy_and_no_more():
+    X = np.random.default_rng(0).random((2000, 20, 20), np.float32)
+    tracemalloc.start()
+    data = from_array(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.02 * data.X.nbytes
 
 
 def test_masked_values_are_refused():
