@@ -357,7 +357,7 @@ def tables(rows):
             ended = [r for r in final if r["step"] == max(r["step"] for r in final)]
             ways = {"mnist-paper": "last_", "mnist-paper-averaged": "", "mnist-paper-truncated": "truncated_"}
             for name, prefix in ways.items() if len(ended) > 1 else ():
-                parts.append(f"\n## {name}{where}, after {real['step'] // EPOCH} epochs\n")
+                parts.append(f"\n## {name}{where}, after {ended[0]['step'] // EPOCH} epochs\n")
                 parts.append(table(ended, IMAGES, seed, prefix))
             for last in final:
                 parts.append(f"\n## mnist-paper, seed {last['seed']}{where}, along the way")

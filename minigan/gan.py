@@ -133,7 +133,7 @@ class GAN(Options):
     def _backward_D(self):
         dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
         self.D.backward(dlogits, self.tape_D, self.grad_D, need_dx=False)
-        if self.r1 or self.r1_end:
+        if self.has_r1:
             self.penalty.add_gradient(self.tape_D_real, self._r1(), self.grad_D)
         if self.r2:
             self.penalty.add_gradient(self.tape_D_fake, self.r2, self.grad_D)
@@ -164,6 +164,11 @@ class GAN(Options):
     def _momentum(self):
         end = self.momentum if self.momentum_end is None else self.momentum_end
         return linear(self.momentum, end, self.step, self.momentum_steps or self.steps)
+
+    @property
+    def has_r1(self):
+        """Whether the penalty on real rows counts at some step: it may begin, or end, at 0."""
+        return bool(self.r1 or self.r1_end)
 
     def _r1(self):
         end = self.r1 if self.r1_end is None else self.r1_end
@@ -407,7 +412,7 @@ class GAN(Options):
         self.dx_fake = xp.empty((m, data.features), self.dtype) if beside_x else None
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
-        self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.r1 or self.r1_end or self.r2 else None
+        self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.has_r1 or self.r2 else None
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
         self.batches = self._make_batches()
