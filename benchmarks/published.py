@@ -12,7 +12,7 @@ once with the average of G's weights kept beside them, which changes nothing in 
 paper's recipe, their average is the recipe mnist-paper-averaged, and with a truncated z mnist-paper-truncated; all
 three are scored along the way.
 
-On a GPU a training is replayed as a CUDA graph (cuda_graph.py) and scored on the CPU's other cores meanwhile. One such
+On a GPU a training is replayed as CUDA graphs (graph.py) and scored on the CPU's other cores meanwhile. One such
 training leaves most of a GPU idle: the seeds of a recipe train in one process, in turns, each on its own stream, and
 the minutes in the tables are those of all of them together. A stopped one begins anew.
 """
@@ -48,7 +48,6 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
-from benchmarks.cuda_graph import GraphedGAN  # noqa: E402
 from minigan import GAN, MiniganError, checkpoint, load, metrics, recipes  # noqa: E402
 from minigan.backend import Backend  # noqa: E402
 from minigan.classifier import Classifier  # noqa: E402
@@ -78,8 +77,7 @@ def train(recipe, seed, folder, data, submit, steps=None, backend="numpy", clock
         gan, extra, _ = checkpoint.load(folder, data, backend=backend, **({"steps": steps} if steps else {}))
         clock.seconds = float(extra.get("seconds", 0))
     else:
-        kind = GraphedGAN if backend == "cupy" and GraphedGAN.possible(options, data) else GAN
-        gan = kind(**options, backend=backend).build(data)
+        gan = GAN(**options, backend=backend).build(data)
     if gan.step > gan.steps:
         raise MiniganError(f"{folder} has done {gan.step} steps already, more than {gan.steps}; give more --steps")
     done, pending = {row["step"] for row in rows}, []

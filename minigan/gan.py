@@ -9,6 +9,7 @@ for number of training iterations do                                         GAN
     update G by descending its stochastic gradient
 """
 
+import operator
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
+from minigan.graph import Replay
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
@@ -60,17 +62,17 @@ class GAN(Options):
     def update_networks(self):
         """k steps of D, then one of G; or, with update "simultaneous", both at once."""
         if self.update == "simultaneous":
-            self.simultaneous_step()
+            self._do(self.simultaneous_step)
         else:
             for _ in range(self.k):
-                self.discriminator_step()
-            self.generator_step()
+                self._do(self.discriminator_step)
+            self._do(self.generator_step)
 
     def discriminator_step(self, x_real=None):
         """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
 
         x_real (m, features) in the network's units, one-hot labels or clusters behind it if there are any; None
-        takes the next minibatch of the data.
+        takes the next minibatch of the data, ``tape_D_real.x`` the rows that lie there already.
         """
         self.discriminator_gradient(x_real)
         self._descend_D()
@@ -108,7 +110,7 @@ class GAN(Options):
         m, x = self.m, self.tape_D.x  # the tape's own input: written in place
         if x_real is None:
             self.batches.next(out=x[:m])
-        else:
+        elif x_real is not self.tape_D_real.x:
             x[:m] = x_real
         self._beside_labels(self._generate(), x[m:])
         self.D.forward(x, self.tape_D, self.ranks.share(self.rng.dropout, parts=2))
@@ -134,7 +136,7 @@ class GAN(Options):
         dlogits = self.loss_D.gradient(self.tape_D.out, out=self.dlogits_D)
         self.D.backward(dlogits, self.tape_D, self.grad_D, need_dx=False)
         if self.has_r1:
-            self.penalty.add_gradient(self.tape_D_real, self._r1(), self.grad_D)
+            self.penalty.add_gradient(self.tape_D_real, self.penalty_weight(), self.grad_D)
         if self.r2:
             self.penalty.add_gradient(self.tape_D_fake, self.r2, self.grad_D)
 
@@ -149,13 +151,21 @@ class GAN(Options):
     def _descend_D(self):
         """θ_D ← optimiser(θ_D, gradient of -V̂ and the penalties): descending -V̂ is ascending V̂."""
         self.ranks.average(self.grad_D.flat)
-        lr = self.learning_rate(self.lr if self.lr_D is None else self.lr_D)
-        self.optimizer_D.step(self.D.theta, self.grad_D.flat, lr, self._momentum())
+        self.optimizer_D.update(self.D.theta, self.grad_D.flat, *self.numbers_D())
 
     def _descend_G(self):
         """θ_G ← optimiser(θ_G, gradient of L_G)."""
         self.ranks.average(self.grad_G.flat)
-        self.optimizer_G.step(self.G.theta, self.grad_G.flat, self.learning_rate(self.lr), self._momentum())
+        self.optimizer_G.update(self.G.theta, self.grad_G.flat, *self.numbers_G())
+
+    def numbers_D(self):
+        """What D's optimiser is to use for this step: its learning rate, the momentum, and what follows from them."""
+        lr = self.learning_rate(self.lr if self.lr_D is None else self.lr_D)
+        return self.optimizer_D.numbers(lr, self._momentum())
+
+    def numbers_G(self):
+        """The same for G's."""
+        return self.optimizer_G.numbers(self.learning_rate(self.lr), self._momentum())
 
     def learning_rate(self, lr):
         """lr at this step of its schedule."""
@@ -170,7 +180,8 @@ class GAN(Options):
         """Whether the penalty on real rows counts at some step: it may begin, or end, at 0."""
         return bool(self.r1 or self.r1_end)
 
-    def _r1(self):
+    def penalty_weight(self):
+        """The weight of the penalty on real rows at this step of its schedule."""
         end = self.r1 if self.r1_end is None else self.r1_end
         return linear(self.r1, end, self.step, self.steps)
 
@@ -416,6 +427,8 @@ class GAN(Options):
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
         self.batches = self._make_batches()
+        # On a GPU as graphs; a subclass and other processes may have something to do on the host in between.
+        self._do = Replay(xp) if xp is not np and type(self) is GAN and self.ranks.size == 1 else operator.call
         self.step, self.stepped, self.history = 0, False, []  # stepped: since it was made, or loaded
         return self
 

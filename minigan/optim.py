@@ -26,6 +26,13 @@ class SGD:
 
     def step(self, theta, grad, lr, momentum):
         """Update theta (size,) in place by grad (size,)."""
+        self.update(theta, grad, *self.numbers(lr, momentum))
+
+    def numbers(self, lr, momentum):
+        """What ``update`` needs beside the vectors, once for each update."""
+        return lr, momentum
+
+    def update(self, theta, grad, lr, momentum):
         v, xp = self.state["velocity"], self.xp
         if self.kernel:
             self.kernel(grad, lr, momentum, v, theta)
@@ -57,25 +64,31 @@ class Adam:
 
     def step(self, theta, grad, lr, momentum):
         """Update theta (size,) in place by grad (size,)."""
-        xp, beta2 = self.xp, self.beta2
-        self.powers = [self.powers[0] * momentum, self.powers[1] * beta2]
+        self.update(theta, grad, *self.numbers(lr, momentum))
+
+    def numbers(self, lr, momentum):
+        """What ``update`` needs beside the vectors, once for each update: t goes on by 1."""
+        self.powers = [self.powers[0] * momentum, self.powers[1] * self.beta2]
         # Algorithm 1 with numerator and denominator times √(1 - β₂ᵗ): it moves to lr and ε, and a pass is saved.
         correction = (1 - self.powers[1]) ** 0.5
-        rate, eps = lr * correction / (1 - self.powers[0]), self.eps * correction
+        rate = lr * correction / (1 - self.powers[0])
+        return rate, momentum, 1 - momentum, self.beta2, 1 - self.beta2, self.eps * correction
+
+    def update(self, theta, grad, rate, beta1, rest1, beta2, rest2, eps):
+        xp = self.xp
         if self.kernel:
-            scalars = rate, momentum, 1 - momentum, beta2, 1 - beta2, eps
-            self.kernel(grad, *scalars, self.state["mean"], self.state["square"], theta)
+            self.kernel(grad, rate, beta1, rest1, beta2, rest2, eps, self.state["mean"], self.state["square"], theta)
             return
         piece = len(self.buffer)
         for i in range(0, len(theta), piece):
             j = min(i + piece, len(theta))
             m, s, g, b = self.state["mean"][i:j], self.state["square"][i:j], grad[i:j], self.buffer[: j - i]
-            m *= momentum
-            xp.multiply(g, 1 - momentum, out=b)
+            m *= beta1
+            xp.multiply(g, rest1, out=b)
             m += b
             s *= beta2
             xp.multiply(g, g, out=b)
-            b *= 1 - beta2
+            b *= rest2
             s += b
             xp.sqrt(s, out=b)
             b += eps

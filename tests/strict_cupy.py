@@ -1,6 +1,6 @@
 """A strict stand-in for CuPy 14, on NumPy: code that runs on it uses only what CuPy has, as CuPy has it.
 
-    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    strict_cupy.install(monkeypatch)
 
 It offers the few names that minigan needs, with CuPy's signatures, so anything else is an error. And it refuses
 
@@ -15,18 +15,25 @@ It offers the few names that minigan needs, with CuPy's signatures, so anything 
 The first kind raises what CuPy raises, the others Refused. ``counts`` counts what a GPU would be asked to do, and
 in a block ``with no_sync():`` every read that makes the host wait raises Refused. ``calls`` keeps how everything was
 called, so that a test can hold it against the signatures of the real package.
+
+A stream that captures does nothing: it writes down what is asked of it, with the arrays and the numbers of that moment,
+and a launch of the graph does it. As on a GPU, nothing can be copied to or from the host meanwhile, nor cuBLAS be used.
 """
 
 import contextlib
 import functools
+import sys
 from collections import Counter
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
+from minigan import graph
+
 counts = Counter()  # launches, allocations, uploads (host to device), downloads, waits
 calls = set()  # (name, number of positional arguments, names of keywords, dtypes of the arrays among the arguments)
 _waiting_allowed = True
+_captured = None  # what the stream that captures has written down, a list of functions
 
 
 class Refused(AssertionError):
@@ -47,6 +54,8 @@ def no_sync():
 
 
 def _wait(kind):
+    if _captured is not None:
+        raise Refused(f"while a stream captures: {kind}")
     counts[kind] += 1
     if not _waiting_allowed:
         raise Refused(f"the host waits for the device: {kind}")
@@ -70,11 +79,29 @@ def _recorded(function=None, *, name=None):
 # -- Arrays ------------------------------------------------------------------------------------------------
 
 
-def _new(host, launches=1):
+def _do(run, launches=1):
+    """Do what so many kernels do, or write it down."""
+    counts["launches"] += launches
+    if _captured is None:
+        run()
+    else:
+        _captured.append(run)
+
+
+def _new(compute, launches=1):
     """A device array that has just been allocated and written by so many kernels."""
     counts["allocations"] += 1
-    counts["launches"] += launches
-    return ndarray(np.array(host))
+    host = np.array(compute())
+    _do(functools.partial(_write, host, compute) if _captured is not None else _nothing, launches)
+    return ndarray(host)
+
+
+def _nothing():
+    pass
+
+
+def _write(to, compute):
+    to[...] = compute()
 
 
 def _host(value):
@@ -179,8 +206,8 @@ class ndarray:
                 return  # a[i:j] += b ends with a[i:j] = a[i:j], which CuPy notices
             if np.may_share_memory(to, value):
                 raise Refused("a copy between overlapping parts of an array")
-        counts["launches"] += to.size > 0  # CuPy launches nothing for an empty array
-        to[...] = value
+        if to.size:  # CuPy launches nothing for an empty array
+            _do(lambda: _write(to, lambda: value))
 
     @_recorded
     def fill(self, value):
@@ -188,11 +215,11 @@ class ndarray:
 
     @_recorded
     def copy(self):
-        return _new(self._host)
+        return _new(lambda: self._host)
 
     @_recorded
     def astype(self, dtype, copy=True):
-        return self if not copy and self.dtype == dtype else _new(self._host.astype(dtype))
+        return self if not copy and self.dtype == dtype else _new(lambda: self._host.astype(dtype))
 
     @_recorded
     def reshape(self, *shape):
@@ -203,23 +230,19 @@ class ndarray:
 
     @_recorded
     def sum(self, axis=None, keepdims=False, out=None):
-        if out is None:
-            return _new(self._host.sum(axis, keepdims=keepdims))
-        self._host.sum(axis, keepdims=keepdims, out=out._host)
-        counts["launches"] += 1
-        return out
+        return _reduced(self._host.sum, axis, out, keepdims)
 
     @_recorded
     def mean(self, axis=None, keepdims=False):
-        return _new(self._host.mean(axis, keepdims=keepdims))
+        return _reduced(self._host.mean, axis, None, keepdims)
 
     @_recorded
     def var(self, axis=None, keepdims=False):
-        return _new(self._host.var(axis, keepdims=keepdims))
+        return _reduced(self._host.var, axis, None, keepdims)
 
     @_recorded
     def min(self, axis=None, keepdims=False):
-        return _new(self._host.min(axis, keepdims=keepdims))
+        return _reduced(self._host.min, axis, None, keepdims)
 
     @_recorded
     def max(self, axis=None, out=None, keepdims=False):
@@ -231,10 +254,10 @@ class ndarray:
 
 
 def _reduced(function, axis, out, keepdims):
+    compute = functools.partial(function, axis, keepdims=keepdims)
     if out is None:
-        return _new(function(axis, keepdims=keepdims))
-    counts["launches"] += 1
-    out._host[...] = function(axis, keepdims=keepdims)
+        return _new(compute)
+    _do(lambda: _write(out._host, compute))
     return out
 
 
@@ -257,15 +280,17 @@ class Ufunc:
             raise Refused(f"{self.__name__} of plain numbers on the device")
         if out is not None and not isinstance(out, ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
-        with np.errstate(all="ignore"):  # a GPU never warns
-            if out is None:
-                return _new(self.host(*hosts))
-            for a in args:
-                if isinstance(a, ndarray) and a is not out and np.may_share_memory(a._host, out._host):
-                    raise Refused(f"{self.__name__}: CuPy copies an argument first, because it overlaps out")
-            counts["launches"] += 1
-            self.host(*hosts, out=out._host)
+        if out is None:
+            return _new(lambda: self.quietly(*hosts))
+        for a in args:
+            if isinstance(a, ndarray) and a is not out and np.may_share_memory(a._host, out._host):
+                raise Refused(f"{self.__name__}: CuPy copies an argument first, because it overlaps out")
+        _do(lambda: self.quietly(*hosts, out=out._host))
         return out
+
+    def quietly(self, *args, **options):
+        with np.errstate(all="ignore"):  # a GPU never warns
+            return self.host(*args, **options)
 
 
 UFUNCS = {
@@ -294,6 +319,12 @@ ndarray.__neg__ = lambda self: UFUNCS["negative"](self)
 
 @_recorded
 def matmul(a, b, out=None):
+    if _captured is not None:
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+    return _product(a, b, out)
+
+
+def _product(a, b, out):
     if not (isinstance(a, ndarray) and isinstance(b, ndarray)):
         raise TypeError("matmul takes device arrays")
     if not (_contiguous(a._host) and _contiguous(b._host)):
@@ -309,10 +340,9 @@ def matmul(a, b, out=None):
     # cuBLAS has no product of two vectors for CuPy's use: it multiplies them into a new array and sums that.
     scalar = (a.ndim == 1 or len(a) == 1) and (b.ndim == 1 or b.shape[1] == 1)
     counts["allocations"] += scalar
-    counts["launches"] += 1 + scalar
     if out is None:
-        return _new(np.matmul(a._host, b._host), launches=0)
-    np.matmul(a._host, b._host, out=out._host)
+        return _new(lambda: np.matmul(a._host, b._host), launches=1 + scalar)
+    _do(lambda: np.matmul(a._host, b._host, out=out._host), 1 + scalar)
     return out
 
 
@@ -322,15 +352,14 @@ def take(a, indices, axis=None, out=None):
         raise Refused("take: indices on the host are copied to the device")
     if not _contiguous(a._host):
         raise Refused("take from an array that is not contiguous")
-    host = np.take(a._host, indices._host, axis=axis)
+    compute = functools.partial(np.take, a._host, indices._host, axis=axis)
     if out is None:
-        return _new(host)
+        return _new(compute)
     if out.dtype != a.dtype:
         raise TypeError("Output dtype mismatch")
-    if out.shape != host.shape:
+    if out.shape != compute().shape:
         raise ValueError("Output shape mismatch")
-    counts["launches"] += 1
-    out._host[...] = host
+    _do(lambda: _write(out._host, compute))
     return out
 
 
@@ -342,27 +371,27 @@ def _hosts(arrays):
 
 @_recorded
 def stack(tup, axis=0):
-    return _new(np.stack(_hosts(tup), axis))
+    return _new(functools.partial(np.stack, _hosts(tup), axis))
 
 
 @_recorded
 def concatenate(tup, axis=0):
-    return _new(np.concatenate(_hosts(tup), axis))
+    return _new(functools.partial(np.concatenate, _hosts(tup), axis))
 
 
 @_recorded
 def sort(a, axis=-1):
-    return _new(np.sort(_host(a), axis))
+    return _new(functools.partial(np.sort, _host(a), axis))
 
 
 @_recorded
 def argmin(a, axis=None):
-    return _new(np.argmin(_host(a), axis))
+    return _new(functools.partial(np.argmin, _host(a), axis))
 
 
 @_recorded
 def where(condition, x, y):
-    return _new(np.where(_host(condition), _host(x), _host(y)))
+    return _new(functools.partial(np.where, _host(condition), _host(x), _host(y)))
 
 
 class ElementwiseKernel:
@@ -378,16 +407,18 @@ class ElementwiseKernel:
         if len(args) != len(self.inputs) + len(self.outputs):
             raise TypeError(f"Wrong number of arguments for {self.name}")
         values = dict(zip(self.inputs + self.outputs, map(_host, args), strict=True))
-        outputs = {name: values[name] for name in self.outputs}
         if len(types := {a.dtype for a in values.values() if isinstance(a, np.ndarray)}) > 1:
             raise TypeError("Type is mismatched. T")
         values = {name: a if isinstance(a, np.ndarray) else types.copy().pop().type(a) for name, a in values.items()}
-        counts["launches"] += 1
+        _do(functools.partial(self.run, values))
+
+    def run(self, values):
+        after = dict(values)
         with np.errstate(all="ignore"):
             for statement in self.statements:
-                exec(statement, {"sqrt": np.sqrt}, values)
-        for name, array in outputs.items():
-            array[...] = values[name]
+                exec(statement, {"sqrt": np.sqrt}, after)
+        for name in self.outputs:
+            values[name][...] = after[name]
 
 
 # -- Creation and copies -----------------------------------------------------------------------------------
@@ -397,27 +428,27 @@ class ElementwiseKernel:
 def empty(shape, dtype=float):
     host = np.empty(shape, dtype)
     host.fill(np.nan if host.dtype.kind in "fc" else 1)
-    return _new(host, launches=0)
+    return _new(lambda: host, launches=0)
 
 
 @_recorded
 def zeros(shape, dtype=float):
-    return _new(np.zeros(shape, dtype))
+    return _new(lambda: np.zeros(shape, dtype))
 
 
 @_recorded
 def ones(shape, dtype=float):
-    return _new(np.ones(shape, dtype))
+    return _new(lambda: np.ones(shape, dtype))
 
 
 @_recorded
 def arange(stop):
-    return _new(np.arange(stop))
+    return _new(lambda: np.arange(stop))
 
 
 @_recorded
 def full(shape, fill_value, dtype=None):
-    return _new(np.full(shape, _host(fill_value), dtype))
+    return _new(lambda: np.full(shape, _host(fill_value), dtype))
 
 
 @_recorded
@@ -436,8 +467,10 @@ def asarray(a):
         return a
     if not isinstance(a, np.ndarray):
         raise Refused(f"asarray of {type(a)}")
+    if _captured is not None:
+        raise Refused("while a stream captures: uploads")
     counts["uploads"] += 1
-    return _new(a, launches=0)
+    return _new(lambda: a, launches=0)
 
 
 @_recorded
@@ -473,16 +506,20 @@ class Generator:
         if dtype.char not in "fd":
             raise TypeError(f"Unsupported dtype {dtype.name}")
         if out is None:
-            return _new(draw(size, dtype=dtype))
+            return self._drawn(draw, size, dtype=dtype)
         if out.dtype != dtype:
             raise TypeError("Supplied output array has the wrong type.")
         if not _contiguous(out._host):
             raise ValueError("Supplied output array is not contiguous, writable or aligned.")
         if size is not None and (size if isinstance(size, tuple) else (size,)) != out.shape:
             raise ValueError("size must match out.shape when used together")
-        counts["launches"] += 1
-        out._host[...] = draw(out.shape, dtype=dtype)
+        _do(lambda: _write(out._host, lambda: draw(out.shape, dtype=dtype)))
         return out
+
+    def _drawn(self, draw, *args, launches=1, **options):
+        if _captured is not None:
+            raise Refused("the stand-in cannot write down a draw into a new array")
+        return _new(lambda: draw(*args, **options), launches)
 
     @_recorded(name="random.Generator.standard_normal")
     def standard_normal(self, size=None, dtype=np.float64, out=None):
@@ -499,7 +536,83 @@ class Generator:
 
     @_recorded(name="random.Generator.integers")
     def integers(self, low, high=None, size=None):
-        return _new(self.host.integers(low, high, size), launches=2)
+        return self._drawn(self.host.integers, low, high, size, launches=2)
+
+
+# -- Streams and graphs ------------------------------------------------------------------------------------
+
+
+class Stream:
+    """Everything is done at once, on whatever stream; what counts here is which one is current, and captures."""
+
+    null = None  # the default one, below
+    current = []
+
+    @_recorded(name="cuda.Stream.__init__")
+    def __init__(self, *, non_blocking=False):
+        self.ptr = id(self)
+
+    def __enter__(self):
+        self.current.append(self)
+        return self
+
+    def __exit__(self, *exception):
+        self.current.pop()
+
+    def synchronize(self):
+        _wait("waits")
+
+    @_recorded(name="cuda.Stream.record")
+    def record(self):
+        return self
+
+    @_recorded(name="cuda.Stream.wait_event")
+    def wait_event(self, event):
+        assert isinstance(event, Stream)
+
+    @_recorded(name="cuda.Stream.begin_capture")
+    def begin_capture(self):
+        global _captured
+        if self is Stream.null:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        if get_current_stream() is not self:
+            raise Refused("what is done on another stream would not be captured")
+        _captured = []
+
+    @_recorded(name="cuda.Stream.end_capture")
+    def end_capture(self):
+        global _captured
+        captured, _captured = _captured, None
+        return Graph(captured)
+
+
+Stream.null = Stream()
+
+
+def get_current_stream():
+    return Stream.current[-1] if Stream.current else Stream.null
+
+
+class Graph:
+    def __init__(self, captured):
+        self.captured = captured
+
+    def launch(self):
+        counts["launches"] += 1
+        for run in self.captured:
+            run()
+
+
+class CuBLAS:
+    """In place of graph.CuBLAS, which calls the library itself."""
+
+    def __init__(self, cupy, stream):
+        self.stream = stream
+
+    def matmul(self, a, b, out):
+        if get_current_stream() is not self.stream:
+            raise Refused("a product on another stream than the handle's")
+        return _product(a, b, out)
 
 
 # -- The module --------------------------------------------------------------------------------------------
@@ -519,14 +632,22 @@ def module(available=True):
     vars(cupy).update({function.__name__: function for function in FUNCTIONS})
     cupy.ElementwiseKernel = ElementwiseKernel
     cupy.random = SimpleNamespace(Generator=Generator, XORWOW=XORWOW)
-    stream = SimpleNamespace(synchronize=lambda: _wait("waits"))
     cupy.cuda = SimpleNamespace(
         is_available=lambda: available,
         runtime=SimpleNamespace(getDeviceProperties=lambda device: {"name": b"strict stand-in"}),
-        get_current_stream=lambda: stream,
-        Stream=lambda *, non_blocking: contextlib.nullcontext(),
+        get_current_stream=get_current_stream,
+        Stream=Stream,
+        MemoryPool=lambda: SimpleNamespace(malloc=None),
+        using_allocator=lambda allocator: contextlib.nullcontext(),
     )
     return cupy
+
+
+def install(monkeypatch):
+    """Make ``import cupy`` find the stand-in, and graphs its products."""
+    monkeypatch.setitem(sys.modules, "cupy", module())
+    monkeypatch.setattr(graph, "CuBLAS", CuBLAS)
+    monkeypatch.setattr(sys.modules[__name__], "_captured", None)
 
 
 def names():
@@ -538,5 +659,6 @@ def names():
     return [
         *top, *methods, *operators, "random.XORWOW", "random.Generator.standard_normal", "random.Generator.random",
         "random.Generator.integers", "cuda.is_available", "cuda.runtime.getDeviceProperties", "cuda.get_current_stream",
-        "cuda.Stream", "cuda.Stream.synchronize",
+        "cuda.Stream", "cuda.Stream.synchronize", "cuda.Stream.record", "cuda.Stream.wait_event", "cuda.Graph.launch",
+        "cuda.Stream.begin_capture", "cuda.Stream.end_capture", "cuda.MemoryPool.malloc", "cuda.using_allocator",
     ]  # fmt: skip

@@ -22,11 +22,11 @@ import strict_cupy
 
 from benchmarks import gpu as gpu_benchmark
 from benchmarks.peers import WORKLOADS, disagreement
-from minigan import GAN, MiniganError, checkpoint, gradcheck, load
+from minigan import GAN, MiniganError, checkpoint, gradcheck, graph, load
 from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import from_array
-from minigan.parallel import Ranks
+from minigan.parallel import Alone, Ranks
 
 ROOT = Path(__file__).parent.parent
 
@@ -118,7 +118,7 @@ def test_only_one_file_names_cupy():
 def device(request, monkeypatch):
     """A Backend on CuPy: the stand-in, or a GPU if there is one that works."""
     if request.param == "stand-in":
-        monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+        strict_cupy.install(monkeypatch)
     return working_gpu()
 
 
@@ -200,10 +200,14 @@ CASES = {
 }
 
 
-def build(backend, case, **changed):
+class KernelByKernel(GAN):
+    """A GAN whose steps are never recorded as graphs, because it is a subclass: its draws can come from the host."""
+
+
+def build(backend, case, kind=GAN, **changed):
     options, data = CASES[case]
     options = {"batch_size": 8, "latent_dim": 4, "lr": 0.02, "report_every": 5, "steps": 24, **options, **changed}
-    return GAN(**options, backend=backend).build(load(data) if isinstance(data, str) else data())
+    return kind(**options, backend=backend).build(load(data) if isinstance(data, str) else data())
 
 
 def same_draws(gan):
@@ -238,7 +242,7 @@ def assert_equal(one, other, tolerance):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_from_equal_weights_and_draws_is_equal(device, case):
-    gans = [same_draws(build(backend, case, seed=3)) for backend in ("cupy", "numpy")]
+    gans = [same_draws(build(backend, case, KernelByKernel, seed=3)) for backend in ("cupy", "numpy")]
     assert np.array_equal(*[gan.backend_used.to_host(gan.D.theta) for gan in gans])  # drawn on the host
     for gan in gans:
         gan.train_step()
@@ -249,7 +253,7 @@ def test_a_step_from_equal_weights_and_draws_is_equal(device, case):
 def test_training_and_everything_a_person_sees_is_equal(device, case):
     reports, samples, probabilities = [], [], []
     for backend in ("cupy", "numpy"):
-        gan = same_draws(build(backend, case, seed=1, dtype="float64"))
+        gan = same_draws(build(backend, case, KernelByKernel, seed=1, dtype="float64"))
         same_data(gan)
         while gan.step < gan.steps:
             gan.train_step()
@@ -376,7 +380,7 @@ def test_a_short_training_run_learns(device):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    strict_cupy.install(monkeypatch)
     return strict_cupy
 
 
@@ -415,7 +419,7 @@ LAUNCHES = {
 
 def launches_of_a_step(options):
     """The most frequent counts of 9 steps."""
-    gan = GAN(**{"r1": 0.0, "batch_size": 8, **options}, backend="cupy").build(table())
+    gan = KernelByKernel(**{"r1": 0.0, "batch_size": 8, **options}, backend="cupy").build(table())
     gan.train_step()
     steps = []
     for _ in range(9):
@@ -430,6 +434,110 @@ def test_a_step_launches_no_more_kernels_than_it_did(stand_in, name):
     options, most = LAUNCHES[name]
     done = launches_of_a_step(options)
     assert all(n <= limit for n, limit in zip(done, most, strict=True)), f"(launches, allocations) are {done}"
+
+
+# -- Steps that are replayed as graphs ---------------------------------------------------------------------
+
+# Everything that can change from step to step changes.
+CHANGING = dict(steps=60, lr_end=0.5, lr_D=0.03, lr_decay=1.001, momentum_end=0.9, r1_end=0.3, average=0.9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("case", CASES)
+def test_graphs_train_as_the_kernels_do_one_by_one(device, case, optimizer):
+    rates = {"lr": 0.001, "lr_D": 0.002} if optimizer == "adam" else {}
+    options = {**CHANGING, "dtype": "float64", "optimizer": optimizer, **rates}
+    graphed, plain = (build("cupy", case, kind, **options) for kind in (GAN, KernelByKernel))
+    for _ in range(20):  # several epochs, which with k = 3 begin in the middle of a step
+        graphed.train_step()
+        plain.train_step()
+    assert_equal(graphed, plain, 1e-7)
+    assert graphed.report() == pytest.approx(plain.report(), rel=1e-7, abs=1e-9)
+    assert graphed.optimizer_D.powers == plain.optimizer_D.powers
+    names = {"simultaneous_step"} if plain.update == "simultaneous" else {"discriminator_step", "generator_step"}
+    assert graphed._do.possible and {name for name, recorded in graphed._do.graphs.items() if recorded} == names
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_graphs_train_as_the_kernels_do_in_float32(device, name):
+    start = WORKLOADS[name].small().gan()
+    options = {**start.options(), **CHANGING, "backend": "cupy"}
+    graphed, plain = (kind(**options).build(start.data) for kind in (GAN, KernelByKernel))
+    before = host(plain)["G"]
+    for _ in range(20):
+        graphed.train_step()
+        plain.train_step()
+    difference = np.linalg.norm(host(graphed)["G"] - host(plain)["G"])
+    assert difference < 1e-3 * np.linalg.norm(host(plain)["G"] - before)
+
+
+def test_two_gans_in_turns_do_not_disturb_each_other(device):
+    alone, first, second = (build("cupy", "the same, simultaneous", seed=s) for s in (1, 1, 2))
+    for _ in range(6):
+        alone.train_step()
+    for _ in range(6):
+        first.train_step()
+        second.train_step()
+        second.sample(3)
+    assert_equal(first, alone, 1e-6)
+
+
+def test_a_step_is_a_handful_of_launches(stand_in):
+    gan = GAN(**RING, batch_size=8, backend="cupy").build(table())
+    gan.train_step()
+    gan.train_step()
+    with strict_cupy.no_sync() as done:
+        gan.train_step()
+    assert done == {"launches": 7}  # D's numbers, rows and graph, G's numbers and graph, two rows of logits for report
+
+
+@pytest.mark.parametrize("where", ["no library", "while recording"])
+def test_without_graphs_training_goes_on_and_says_so(stand_in, monkeypatch, where):
+    def fails(*arguments):
+        raise RuntimeError("a reason")
+
+    if where == "no library":
+        monkeypatch.setattr(graph.CuBLAS, "__init__", fails)
+    else:
+        monkeypatch.setattr(strict_cupy.Stream, "begin_capture", fails)
+    options = {**CHANGING, "optimizer": "adam", "dtype": "float64", "lr": 0.001}
+    gan, plain = (build("cupy", "plain, table, k = 3", kind, **options) for kind in (GAN, KernelByKernel))
+    with pytest.warns(UserWarning, match=r"CUDA graph \(RuntimeError: a reason\)") as warned:
+        for _ in range(5):
+            gan.train_step()
+    assert len(warned) == 1
+    for _ in range(5):
+        plain.train_step()
+    assert_equal(gan, plain, 1e-7)
+    assert np.isfinite(gan.sample(3)).all()
+
+
+def test_only_a_gan_alone_on_a_gpu_is_recorded(stand_in):
+    class Two(Alone):
+        size = 2
+
+    step = lambda gan: type(gan._do).__name__
+    assert step(build("cupy", "plain, ring")) == "Replay"
+    assert step(build("numpy", "plain, ring")) == "builtin_function_or_method"
+    assert step(build("cupy", "plain, ring", KernelByKernel)) == "builtin_function_or_method"
+    assert step(build("cupy", "plain, ring", ranks=Two())) == "builtin_function_or_method"
+
+
+def test_what_a_graph_cannot_hold_is_noticed(stand_in):
+    xp = sys.modules["cupy"]
+    a, stream, number = xp.ones(3), xp.cuda.Stream(non_blocking=True), 2.0
+    with stream:
+        stream.begin_capture()
+        a *= number
+        for wrong in (lambda: float(a[0]), lambda: xp.asarray(np.ones(3)), lambda: xp.matmul(a, a)):
+            with pytest.raises((strict_cupy.Refused, NotImplementedError)):
+                wrong()
+        recorded = stream.end_capture()
+    assert a.get().tolist() == [1, 1, 1]  # nothing has been done yet
+    number = 3.0
+    for _ in range(2):
+        recorded.launch()
+    assert a.get().tolist() == [4, 4, 4]  # with the number of that moment
 
 
 # -- The stand-in itself -----------------------------------------------------------------------------------
@@ -520,7 +628,7 @@ def test_the_stand_in_has_only_what_the_real_package_has(monkeypatch):
         resolve(real, name)
     assert not hasattr(real, "errstate")
 
-    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    strict_cupy.install(monkeypatch)
     strict_cupy.calls.clear()
     for case in CASES:
         gan = build("cupy", case)
@@ -534,8 +642,10 @@ def test_the_stand_in_has_only_what_the_real_package_has(monkeypatch):
         function = resolve(real, name)
         if isinstance(function, real.ufunc):
             assert n_args == function.nin and keywords <= {"out", "dtype", "casting"}, name
-            loops = [loop.split("->")[0] for loop in function.types]
-            fits = [all(d in (None, c) for d, c in zip(dtypes, loop, strict=True)) for loop in loops]
+            same_size = str.maketrans("lL", "qQ")  # two names of 64 bits
+            loops = [loop.split("->")[0].translate(same_size) for loop in function.types]
+            given = [d and d.translate(same_size) for d in dtypes]
+            fits = [all(d in (None, c) for d, c in zip(given, loop, strict=True)) for loop in loops]
             assert any(fits), f"{name} {dtypes}"
         else:
             signature(function).bind(*[None] * n_args, **dict.fromkeys(keywords))

@@ -132,7 +132,7 @@ def test_trainings_on_different_devices_are_not_one_table():
 
 def test_a_training_on_a_gpu_begins_anew_and_stands_beside_that_on_the_cpu(scores, tmp_path, monkeypatch):
     data, submit = scores
-    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    strict_cupy.install(monkeypatch)
     monkeypatch.setattr(published, "RESULTS", tmp_path)
     train("ring-pacgan", 3, tmp_path / "out" / "one", data, submit, steps=2)
     (tmp_path / "out" / "two").mkdir()
@@ -163,7 +163,7 @@ def test_trainings_in_turns_are_those_trainings(scores, tmp_path):
 
 
 def test_on_a_gpu_the_seeds_of_a_recipe_train_in_one_process(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", strict_cupy.module())
+    strict_cupy.install(monkeypatch)
     rows = published.several("ring-pacgan", range(1, 3), tmp_path, None, 2, backend="cupy")
     assert [(row["seed"], row["step"], row["device"]) for row in rows] == [
         (s, 2, "GPU (strict stand-in)") for s in (1, 2)
