@@ -397,7 +397,6 @@ def where(condition, x, y):
 class ElementwiseKernel:
     """Statements in C, ended by ";", that happen to be Python too; every name in them is one element."""
 
-    @_recorded(name="ElementwiseKernel")
     def __init__(self, in_params, out_params, operation, name="kernel"):
         names = lambda params: [param.split()[1] for param in params.split(",")]
         self.inputs, self.outputs, self.name = names(in_params), names(out_params), name
