@@ -4,6 +4,8 @@ Every loss of the 2014 paper is plus or minus a mean of softplus(±s), and every
 float32 the textbook form log(1 - σ(s)) is lost from s ≈ 17; this one is exact at ±1000.
 """
 
+import functools
+
 import numpy as np
 
 LOSSES = ("non-saturating", "minimax")
@@ -24,11 +26,21 @@ def logistic_gradient(logits, sign, scale, out, xp=np):
 
     ``sign`` and ``scale`` are numbers or (n, 1). exp may overflow to infinity, whose reciprocal is the right 0.
     """
+    if xp is not np:
+        return _logistic_kernel(xp)(logits, sign, scale, out)
     xp.multiply(logits, sign, out=out)
     with np.errstate(over="ignore"):
         xp.exp(out, out=out)
     out += 1
     return xp.divide(scale, out, out=out)
+
+
+@functools.cache
+def _logistic_kernel(xp):
+    """The same in one kernel on a GPU."""
+    return xp.ElementwiseKernel(
+        "T logits, T sign, T scale", "T out", "out = scale / (1 + exp(sign * logits))", name="logistic_gradient"
+    )
 
 
 def bce(logits, labels, xp=np):

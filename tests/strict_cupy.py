@@ -410,12 +410,15 @@ class ElementwiseKernel:
             raise TypeError("Type is mismatched. T")
         values = {name: a if isinstance(a, np.ndarray) else types.copy().pop().type(a) for name, a in values.items()}
         _do(functools.partial(self.run, values))
+        return args[-1] if len(self.outputs) == 1 else args[len(self.inputs) :]
 
     def run(self, values):
-        after = dict(values)
+        after, dtype = dict(values), values[self.outputs[0]].dtype
+        functions = {"sqrt": np.sqrt, "exp": np.exp, "tanh": np.tanh, "max": np.maximum}
+        functions["T"] = lambda value: np.asarray(value).astype(dtype)
         with np.errstate(all="ignore"):
             for statement in self.statements:
-                exec(statement, {"sqrt": np.sqrt}, after)
+                exec(statement, functions, after)
         for name in self.outputs:
             values[name][...] = after[name]
 

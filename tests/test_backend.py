@@ -410,10 +410,10 @@ PAPER = dict(
     discriminator="dropout 0.8, maxout 240x5, dropout 0.5, maxout 240x5, dropout 0.5",
 )  # fmt: skip
 LAUNCHES = {
-    "ring": (RING, (95, 1)),
-    "ring, R1": ({**RING, "r1": 0.1}, (118, 1)),
-    "ring, Adam": ({**RING, "optimizer": "adam"}, (95, 1)),
-    "the paper's": (PAPER, (91, 5)),
+    "ring": (RING, (69, 1)),
+    "ring, R1": ({**RING, "r1": 0.1}, (86, 1)),
+    "ring, Adam": ({**RING, "optimizer": "adam"}, (69, 1)),
+    "the paper's": (PAPER, (72, 5)),
 }
 
 
