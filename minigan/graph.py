@@ -1,16 +1,16 @@
 """On a GPU: a step of Algorithm 1 as one CUDA graph, recorded once and from then on launched as a whole.
 
 A step is some dozens of small kernels, and Python takes several times as long to launch one as the GPU to run it.
-What a graph replays is fixed: the kernels, their addresses, and the numbers passed to them. So the real rows are
-written into D's input before it is launched, and the numbers that change from step to step, learning rates, momentum
-and the penalty's weight, lie on the device, where the host sets them. Random numbers need nothing: the state of their
-generators lies on the device.
+What a graph replays is fixed: the kernels, their addresses, and the numbers passed to them. So everything that changes
+from step to step is put on the device before the launch: the real rows into D's input; learning rates, momentum and
+the penalty's weight into arrays that the kernels read; random numbers into z and the dropout layers.
 
 CuPy refuses to record calls of cuBLAS (cupy issue 6290), though cuBLAS itself allows it; ``CuBLAS`` below calls it with
 a handle and a workspace of its own.
 """
 
 import ctypes
+import functools
 import os
 import re
 import warnings
@@ -19,16 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS itself takes on Hopper, and it may not allocate while recording
+AHEAD = 64, 32 << 20  # draws made at once, and bytes that they may take
 
 
 class Replay:
     """Does the steps of one GAN: each the first time as it is, which compiles its kernels, then as a graph.
 
-    Where graphs are not possible the steps are done as they are, several times slower, after a warning.
+    Where graphs are not possible the steps are done kernel by kernel, several times slower, after a warning.
     """
 
     def __init__(self, xp):
-        self.xp, self.graphs, self.possible = xp, {}, None
+        self.xp, self.possible = xp, None
+        self.draws, self.graphs = {}, {}  # of each step, by its name
 
     def __call__(self, step):
         """Do what ``step`` does: a method of the GAN, discriminator_step, generator_step or simultaneous_step."""
@@ -36,17 +38,18 @@ class Replay:
         if self.possible is None:
             self._prepare(gan)
         rows = self._set(gan, name)
-        if self.possible and name not in self.graphs:
-            self.graphs[name] = None
+        if name not in self.draws:
             self._first(step, rows)
             return
-        if self.possible and self.graphs[name] is None:
+        for draw in self.draws[name]:
+            draw.next()
+        if self.possible and name not in self.graphs:
             with self._or_give_up():
                 self.graphs[name] = self._record(step, rows)
         if self.possible:
             self.graphs[name].launch()  # on the current stream, as all that is done between the steps
         else:
-            with self._numbers_on_the_device(gan):
+            with self._from_the_device(gan):
                 step(*rows)
 
     def _prepare(self, gan):
@@ -55,8 +58,10 @@ class Replay:
         self.possible = True
         with self._or_give_up():
             self.stream = xp.cuda.Stream(non_blocking=True)  # the default one cannot be recorded
+            self.aside = xp.cuda.Stream(non_blocking=True)
             self.pool = xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, and unused by others
-            self.cublas = CuBLAS(xp, self.stream)
+            self.cublas, self.cublas_aside = CuBLAS(xp, self.stream), CuBLAS(xp, self.aside)
+            self.grads = [(grad.data.ptr, grad.data.ptr + grad.nbytes) for grad in (gan.grad_D.flat, gan.grad_G.flat)]
 
     def _set(self, gan, name):
         """Put the real rows of this step and its numbers where the graph finds them; returns the arguments of step."""
@@ -70,14 +75,21 @@ class Replay:
 
     def _first(self, step, rows):
         """Do the step on the stream that it will be recorded on, in its turn among those of the current one."""
-        current = self.xp.cuda.get_current_stream()
-        self.stream.wait_event(current.record())
-        with self.stream, self._numbers_on_the_device(step.__self__), self._own_products():
-            step(*rows)
-        current.wait_event(self.stream.record())
+        gan, draws = step.__self__, []
+        if self.possible:
+            current = self.xp.cuda.get_current_stream()
+            self.stream.wait_event(current.record())
+            with self.stream, self._from_the_device(gan, draws), self._own_products(gan):
+                step(*rows)
+            current.wait_event(self.stream.record())
+        else:
+            with self._from_the_device(gan, draws):
+                step(*rows)
+        self.draws[step.__name__] = [Ahead(self.xp, *draw) for draw in draws]
 
     def _record(self, step, rows):
-        with self.stream, self._numbers_on_the_device(step.__self__), self._own_products():
+        gan = step.__self__
+        with self.stream, self._from_the_device(gan), self._own_products(gan):
             with self.xp.cuda.using_allocator(self.pool.malloc):
                 self.stream.begin_capture()
                 try:
@@ -99,25 +111,52 @@ class Replay:
             )
 
     @contextmanager
-    def _numbers_on_the_device(self, gan):
+    def _from_the_device(self, gan, draws=None):
+        """A step in this block finds its numbers on the device, and its random numbers there already; or it draws
+        them, and ``draws`` notes how."""
         *of_D, penalty_weight = self.of_D.arrays
         gan.numbers_D, gan.numbers_G, gan.penalty_weight = (
             lambda: of_D,
             lambda: self.of_G.arrays,
             lambda: penalty_weight,
         )
+        noise, dropout = gan.rng.noise, gan.rng.dropout
+        gan.rng.noise, gan.rng.dropout = Drawn(noise, draws), Drawn(dropout, draws)
         try:
             yield
         finally:
             del gan.numbers_D, gan.numbers_G, gan.penalty_weight  # the methods appear again
+            gan.rng.noise, gan.rng.dropout = noise, dropout
 
     @contextmanager
-    def _own_products(self):
-        matmul, self.xp.matmul = self.xp.matmul, self.cublas.matmul
+    def _own_products(self, gan):
+        """Products by the own cuBLAS; those of a gradient's, for which nothing waits before the end of the backward
+        pass, on a stream of their own beside it."""
+
+        def backward(net, *args, **options):
+            self.forked = False
+            dx = type(net).backward(net, *args, **options)
+            if self.forked:
+                self.stream.wait_event(self.aside.record())
+            return dx
+
+        matmul, self.xp.matmul = self.xp.matmul, self._matmul
+        for net in (gan.G, gan.D):
+            net.backward = functools.partial(backward, net)
         try:
             yield
         finally:
             self.xp.matmul = matmul
+            for net in (gan.G, gan.D):
+                del net.backward
+
+    def _matmul(self, a, b, out):
+        if not any(start <= out.data.ptr < end for start, end in self.grads):
+            return self.cublas.matmul(a, b, out)
+        self.forked = True
+        self.aside.wait_event(self.stream.record())
+        with self.aside:
+            return self.cublas_aside.matmul(a, b, out)
 
 
 class Numbers:
@@ -136,6 +175,43 @@ class Numbers:
                 ", ".join(given), ", ".join(kept), "; ".join(copied), name="set_numbers"
             )
         self.copy(*numbers, *self.arrays)
+
+
+class Drawn:
+    """In place of a random generator: it draws and notes that in a list, or, without one, has nothing left to do."""
+
+    def __init__(self, rng, draws):
+        self.rng, self.draws = rng, draws
+
+    def standard_normal(self, dtype, out):
+        self._note(self.rng.standard_normal, dtype, out)
+
+    def random(self, dtype, out):
+        self._note(self.rng.random, dtype, out)
+
+    def _note(self, draw, dtype, out):
+        if self.draws is not None:
+            draw(dtype=dtype, out=out)
+            self.draws.append((draw, out))
+
+
+class Ahead:
+    """A draw into an array, made for many steps at once: it takes a GPU 20 µs, however few the numbers are."""
+
+    def __init__(self, xp, draw, out):
+        self.xp, self.draw, self.out = xp, draw, out
+        draws, most = AHEAD
+        self.length, self.block, self.left = max(1, min(draws, most // out.nbytes)), None, 0
+
+    def next(self):
+        """Put the next numbers into the array."""
+        if not self.left:
+            if self.block is None:
+                self.block = self.xp.empty((self.length, *self.out.shape), self.out.dtype)
+            self.draw(dtype=self.out.dtype, out=self.block)
+            self.left = self.length
+        self.left -= 1
+        self.out[...] = self.block[self.left]
 
 
 class CuBLAS:
