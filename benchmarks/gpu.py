@@ -77,13 +77,32 @@ class MiniganOn(Minigan):
         return tuple(self.gan.backend_used.to_host(theta) for theta in super().theta())
 
 
+class Always:
+    """A generator that gives every place the same numbers whenever it asks, whether for one step or for many."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+    def standard_normal(self, dtype, out):
+        self._fill(np.random.default_rng(1).standard_normal(out.shape[-2:], dtype), out)
+
+    def random(self, dtype, out):
+        self._fill(np.random.default_rng(2).random(out.shape[-2:], dtype), out)
+
+    def _fill(self, values, out):
+        out[...] = self.backend.to_device(values)
+
+
 class MiniganGraph:
-    """The same steps as graphs; they draw on their own, so they are held against the GAN that launches one by one."""
+    """The same steps as graphs. They draw for many steps at once, so they are held against the GAN that launches
+    kernel by kernel with random numbers that are always the same."""
 
     def __init__(self, workload, backend):
-        start = workload.gan()
-        options = {**start.options(), "backend": backend}
-        self.gan, self.eager = (kind(**options).build(start.data) for kind in (GAN, KernelByKernel))
+        self.start, self.backend = workload.gan(), backend
+        self.gan = self.build(GAN)
+
+    def build(self, kind):
+        return kind(**{**self.start.options(), "backend": self.backend}).build(self.start.data)
 
     def run(self, n):
         for _ in range(n):
@@ -92,14 +111,15 @@ class MiniganGraph:
         return n
 
     def disagreement(self, steps=3):
-        """As ``peers.disagreement``, from the GAN that launches its kernels one by one, on equal draws."""
-        to_host = self.gan.backend_used.to_host
-        theta = lambda gan: [to_host(net.theta).copy() for net in (gan.G, gan.D)]
-        start = theta(self.eager)
-        for _ in range(steps):
-            self.gan.train_step()
-            self.eager.train_step()
-        found = zip(theta(self.gan), theta(self.eager), start, strict=True)
+        """As ``peers.disagreement``."""
+        graphed, plain = self.build(GAN), self.build(KernelByKernel)
+        theta = lambda gan: [gan.backend_used.to_host(net.theta).copy() for net in (gan.G, gan.D)]
+        start = theta(plain)
+        for gan in (graphed, plain):
+            gan.rng.noise = gan.rng.dropout = Always(gan.backend_used)
+            for _ in range(steps):
+                gan.train_step()
+        found = zip(theta(graphed), theta(plain), start, strict=True)
         return float(
             np.max([np.linalg.norm(a - b) / np.linalg.norm(b - first) for a, b, first in found])
         )  # of NaN: NaN

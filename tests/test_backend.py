@@ -21,6 +21,7 @@ import pytest
 import strict_cupy
 
 from benchmarks import gpu as gpu_benchmark
+from benchmarks.gpu import KernelByKernel
 from benchmarks.peers import WORKLOADS, disagreement
 from minigan import GAN, MiniganError, checkpoint, gradcheck, graph, load
 from minigan.backend import Backend
@@ -198,10 +199,6 @@ CASES = {
         "swiss-roll",
     ),
 }
-
-
-class KernelByKernel(GAN):
-    """A GAN whose steps are never recorded as graphs, because it is a subclass: its draws can come from the host."""
 
 
 def build(backend, case, kind=GAN, **changed):
@@ -441,24 +438,8 @@ def test_a_step_launches_no_more_kernels_than_it_did(stand_in, name):
 CHANGING = dict(steps=60, lr_end=0.5, lr_D=0.03, lr_decay=1.001, momentum_end=0.9, r1_end=0.3, average=0.9)
 
 
-class Always:
-    """A generator that gives every place the same numbers whenever it asks, whether for one step or for many."""
-
-    def __init__(self, backend):
-        self.backend = backend
-
-    def standard_normal(self, dtype, out):
-        self._fill(np.random.default_rng(1).standard_normal(out.shape[-2:], dtype), out)
-
-    def random(self, dtype, out):
-        self._fill(np.random.default_rng(2).random(out.shape[-2:], dtype), out)
-
-    def _fill(self, values, out):
-        out[...] = self.backend.to_device(values)
-
-
 def always_the_same(gan):
-    gan.rng.noise = gan.rng.dropout = Always(gan.backend_used)
+    gan.rng.noise = gan.rng.dropout = gpu_benchmark.Always(gan.backend_used)
     return gan
 
 
