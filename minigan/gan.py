@@ -423,7 +423,10 @@ class GAN(Options):
         self.dx_fake = xp.empty((m, data.features), self.dtype) if beside_x else None
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
-        self.penalty = losses.GradientPenalty(self.D, m, data.features) if self.has_r1 or self.r2 else None
+        self.penalty = None
+        if self.has_r1 or self.r2:  # G's gradient is of no use while D's is computed, unless both belong to one step
+            room = self.grad_G.flat if self.update == "alternating" and xp is np else ()
+            self.penalty = losses.GradientPenalty(self.D, m, data.features, room)
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
         self.batches = self._make_batches()

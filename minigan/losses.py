@@ -124,12 +124,13 @@ class GradientPenalty:
     dW_l = (tangent into layer l)ᵀ (delta out of layer l), db_l = 0. The forward pass is the loss's own.
     """
 
-    def __init__(self, net, n, features=None):
-        """features: the columns of x if others, a conditional GAN's labels, stand behind it: those are not x."""
+    def __init__(self, net, n, features=None, room=()):
+        """features: the columns of x if others, a conditional GAN's labels, stand behind it: those are not x.
+        room: a vector that ``add_gradient`` may use."""
         self.net, self.features = net, net.n_in if features is None else features
         self.one = net.xp.ones((n, 1), net.dtype)
         self.xdot = net.xp.empty((n, net.n_in), net.dtype)
-        self.scratch = net.scratch()
+        self.scratch = net.scratch(room)
 
     def add_gradient(self, tape, gamma, grad):
         """Add the penalty's gradient on the n rows of ``tape`` to ``grad``. Returns γ/n ‖∇ₓ s‖² of each row, (n, 1),

@@ -20,12 +20,13 @@ class Vector:
     """A flat vector over all parameters of a network: ``flat`` (size,), and ``layers``, its views.
 
     ``layers[i]`` is (W, b) for a layer with parameters and () for one without. With ``overlapping`` there is room for
-    one layer at a time: the views of all begin at 0.
+    one layer at a time: the views of all begin at 0; in ``room``, a vector, if that is given and long enough.
     """
 
-    def __init__(self, layers, xp, dtype, overlapping=False):
+    def __init__(self, layers, xp, dtype, overlapping=False, room=()):
         sizes = [sum(math.prod(shape) for shape in layer.shapes) for layer in layers]
-        self.flat = xp.zeros(max(sizes) if overlapping else sum(sizes), dtype)
+        size = max(sizes) if overlapping else sum(sizes)
+        self.flat = room[:size] if 0 < size <= len(room) else xp.zeros(size, dtype)
         self.layers, start = [], 0
         for layer in layers:
             views, start = [], 0 if overlapping else start
@@ -79,9 +80,9 @@ class MLP:
         """A new Vector of zeros with this network's shapes: a gradient, a velocity, an average."""
         return Vector(self.layers, self.xp, self.dtype)
 
-    def scratch(self):
-        """Room for the gradient of one layer at a time, as R1's last pass needs it."""
-        return Vector(self.layers, self.xp, self.dtype, overlapping=True)
+    def scratch(self, room=()):
+        """Room for the gradient of one layer at a time, as R1's last pass needs it; in ``room`` if there is enough."""
+        return Vector(self.layers, self.xp, self.dtype, True, room)
 
     def tape(self, n):
         """A new Tape for batches of n rows."""

@@ -6,7 +6,7 @@ passes over the same numbers. On the GPU it is one kernel, ``ON_GPU``, the same 
 
 import numpy as np
 
-CACHE_PIECE = 1 << 17  # elements: theta, velocity, gradient and one buffer of this many stay in the caches
+CACHE_PIECE = 1 << 16  # elements: theta, velocity, gradient and one buffer of this many stay in the caches
 
 
 def linear(start, end, t, over):

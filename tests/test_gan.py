@@ -105,6 +105,12 @@ def test_no_step_allocates_after_the_first():
     assert peak < 100_000  # bytes: NumPy's own loop buffers, 32 kB each; one activation here has 262 kB or more
 
 
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+def test_the_penalty_borrows_the_gradient_of_g_only_while_nobody_needs_it(update):
+    gan = GAN(**SMALL, update=update, r1=0.1).build(table())
+    assert np.shares_memory(gan.penalty.scratch.flat, gan.grad_G.flat) == (update == "alternating")
+
+
 def test_float32_stays_float32():
     every = "dropout 0.8, 8, sigmoid, 8, leaky_relu, maxout 4x2"
     gan = GAN(generator="8, tanh, maxout 4x2", discriminator=every, batch_size=8,

@@ -45,7 +45,7 @@ BREAKAGES = {
     "R1 forgets the tangent's weights": (Linear, "backward_tangent",
         lambda self, e, delta, x, xdot, p, c, g, scratch, need_e: None),
     "R1 penalises the labels too": (losses.GradientPenalty, "__init__",
-        lambda self, net, n, features=None: START(self, net, n)),
+        lambda self, net, n, features=None, room=(): START(self, net, n)),
     "the cross-entropy forgets the labels": (losses, "cross_entropy_gradient",
         lambda logits, labels, out: np.exp(losses.log_softmax(logits)) / len(labels)),
 }  # fmt: skip

@@ -245,3 +245,15 @@ def test_adam_is_algorithm_1_of_its_paper():
 
 def test_a_linear_schedule_reaches_its_end_and_stays():
     assert [optim.linear(1.0, 0.5, t, 10) for t in (0, 5, 10, 20)] == [1.0, 0.75, 0.5, 0.5]
+
+
+def test_the_penalty_works_in_the_room_it_is_given_if_that_is_large_enough():
+    net = MLP(parse_layers("5, tanh, 4", 3, 1), np, np.float64)
+    net.initialise(np.random.default_rng(0))
+    tape, grads = net.tape(6), []
+    for room in (np.zeros(0), np.zeros(4 * 5 + 3), np.zeros(4 * 5 + 4), np.zeros(99)):
+        net.forward(np.random.default_rng(1).standard_normal((6, 3)), tape)
+        grads.append(net.vector())
+        losses.GradientPenalty(net, 6, room=room).add_gradient(tape, 0.3, grads[-1])
+        assert room.any() == (len(room) >= 24)
+    assert all(np.array_equal(grad.flat, grads[0].flat) for grad in grads)
