@@ -404,8 +404,9 @@ def report(results):
         yield "## One training step"
         yield ""
         yield "*difference*: of the weight changes of three steps from those of minigan on NumPy, relative, with equal"
-        yield "weights and draws; float32 gives 1e-4 or less, TF32 more; of minigan, whose steps are CUDA graphs,"
-        yield "from those of the same kernels one by one, with equal precision. *ready*: seconds until the first burst."
+        yield "weights and draws; float32 gives 1e-4 or less, or somewhat more if a unit turns at its kink, TF32 more;"
+        yield "of minigan, whose steps are CUDA graphs, from those of the same kernels one by one with equal precision."
+        yield "*ready*: seconds until the first burst."
         yield ""
         for result in results["steps"]:
             yield from table(result, results["dry_run"])

@@ -159,7 +159,10 @@ class GAN(Options):
         self.optimizer_G.update(self.G.theta, self.grad_G.flat, *self.numbers_G())
 
     def numbers_D(self):
-        """What D's optimiser is to use for this step: its learning rate, the momentum, and what follows from them."""
+        """What D's optimiser is to use for this step: its learning rate, the momentum, and what follows from them.
+
+        To be asked for once: Adam counts its steps by it.
+        """
         lr = self.learning_rate(self.lr if self.lr_D is None else self.lr_D)
         return self.optimizer_D.numbers(lr, self._momentum())
 

@@ -9,154 +9,166 @@ CuPy refuses to record calls of cuBLAS (cupy issue 6290), though cuBLAS itself a
 a handle and a workspace of its own.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
 import re
 import warnings
 import weakref
-from contextlib import contextmanager
 from pathlib import Path
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS itself takes on Hopper, and it may not allocate while recording
-AHEAD = 64, 32 << 20  # draws made at once, and bytes that they may take
+AHEAD = 64, 32 << 20  # draws made at once, and bytes that they may take, for each array
 
 
 class Replay:
     """Does the steps of one GAN: each the first time as it is, which compiles its kernels, then as a graph.
 
-    Where graphs are not possible the steps are done kernel by kernel, several times slower, after a warning.
+    Where steps cannot be recorded they are done kernel by kernel, several times slower, after a warning.
     """
 
     def __init__(self, xp):
         self.xp, self.possible = xp, None
-        self.draws, self.graphs = {}, {}  # of each step, by its name
+        self.draws, self.graphs = {}, {}  # of each step
 
     def __call__(self, step):
         """Do what ``step`` does: a method of the GAN, discriminator_step, generator_step or simultaneous_step."""
-        gan, name = step.__self__, step.__name__
+        gan = step.__self__
         if self.possible is None:
-            self._prepare(gan)
-        rows = self._set(gan, name)
-        if name not in self.draws:
-            self._first(step, rows)
+            self.possible = self._prepare(gan)
+        rows = self._set(gan, step.__name__)
+        which = step.__name__, gan.loss, gan.has_r1, gan.r2, gan.penalty  # with others it is another step
+        if which not in self.draws:
+            self.draws[which] = self._first(step, rows)
             return
-        for draw in self.draws[name]:
+        for draw in self.draws[which]:
             draw.next()
-        if self.possible and name not in self.graphs:
-            with self._or_give_up():
-                self.graphs[name] = self._record(step, rows)
+        if self.possible and which not in self.graphs:
+            self.graphs[which] = self._record(step, rows)
         if self.possible:
-            self.graphs[name].launch()  # on the current stream, as all that is done between the steps
+            self.graphs[which].launch()  # on the current stream, as all that is done between the steps
         else:
-            with self._from_the_device(gan):
+            with self._from_the_device(gan, Filled):
                 step(*rows)
 
     def _prepare(self, gan):
+        """Make what recording needs; returns whether it is possible."""
         xp = self.xp
         self.of_D, self.of_G = Numbers(gan.dtype, xp), Numbers(gan.dtype, xp)
-        self.possible = True
-        with self._or_give_up():
+        try:
             self.stream = xp.cuda.Stream(non_blocking=True)  # the default one cannot be recorded
             self.aside = xp.cuda.Stream(non_blocking=True)
             self.pool = xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, and unused by others
             self.cublas, self.cublas_aside = CuBLAS(xp, self.stream), CuBLAS(xp, self.aside)
-            self.grads = [(grad.data.ptr, grad.data.ptr + grad.nbytes) for grad in (gan.grad_D.flat, gan.grad_G.flat)]
+        except Exception as error:
+            return warn(error)
+        return True
 
     def _set(self, gan, name):
         """Put the real rows of this step and its numbers where the graph finds them; returns the arguments of step."""
+        rows = () if name == "generator_step" else (gan.tape_D_real.x,)
+        if rows:
+            gan.batches.next(out=rows[0])
+            self.of_D.set([gan.penalty_weight(), *gan.numbers_D()])
         if name != "discriminator_step":
             self.of_G.set(gan.numbers_G())
-        if name == "generator_step":
-            return ()
-        self.of_D.set([*gan.numbers_D(), gan.penalty_weight()])
-        gan.batches.next(out=gan.tape_D_real.x)
-        return (gan.tape_D_real.x,)
+        return rows
 
     def _first(self, step, rows):
-        """Do the step on the stream that it will be recorded on, in its turn among those of the current one."""
+        """Do the step on the stream that it will be recorded on, in its turn among those of the current one; returns
+        how it draws its random numbers."""
         gan, draws = step.__self__, []
-        if self.possible:
+        noted = functools.partial(Noted, draws)
+        if not self.possible:
+            with self._from_the_device(gan, noted):
+                step(*rows)
+        else:
             current = self.xp.cuda.get_current_stream()
             self.stream.wait_event(current.record())
-            with self.stream, self._from_the_device(gan, draws), self._own_products(gan):
-                step(*rows)
-            current.wait_event(self.stream.record())
-        else:
-            with self._from_the_device(gan, draws):
-                step(*rows)
-        self.draws[step.__name__] = [Ahead(self.xp, *draw) for draw in draws]
+            try:
+                with self.stream, self._from_the_device(gan, noted), self._own_products(gan):
+                    step(*rows)
+            finally:
+                current.wait_event(self.stream.record())
+        return [Ahead(self.xp, *draw) for draw in draws]
 
     def _record(self, step, rows):
-        gan = step.__self__
-        with self.stream, self._from_the_device(gan), self._own_products(gan):
-            with self.xp.cuda.using_allocator(self.pool.malloc):
+        """The graph of a step, or None, if it is not possible after all."""
+        gan, allocator = step.__self__, self.xp.cuda.using_allocator(self.pool.malloc)
+        with self.stream, self._from_the_device(gan, Filled), self._own_products(gan), allocator:
+            try:
                 self.stream.begin_capture()
-                try:
-                    step(*rows)
-                finally:
-                    graph = self.stream.end_capture()
-        return graph
+                step(*rows)
+                return self.stream.end_capture()
+            except BaseException as error:
+                with contextlib.suppress(Exception):
+                    self.stream.end_capture()
+                if not isinstance(error, Exception):
+                    raise
+                self.possible = warn(error)
 
-    @contextmanager
-    def _or_give_up(self):
-        try:
-            yield
-        except Exception as error:
-            self.possible = False
-            warnings.warn(
-                f"a step cannot be recorded as a CUDA graph ({type(error).__name__}: {error}), so training goes on "
-                "kernel by kernel, several times slower",
-                stacklevel=5,
-            )
-
-    @contextmanager
-    def _from_the_device(self, gan, draws=None):
-        """A step in this block finds its numbers on the device, and its random numbers there already; or it draws
-        them, and ``draws`` notes how."""
-        *of_D, penalty_weight = self.of_D.arrays
+    @contextlib.contextmanager
+    def _from_the_device(self, gan, drawn):
+        """In this block a step finds its numbers on the device; its random generators are in the hands of ``drawn``."""
+        penalty_weight, *of_D = self.of_D.arrays
         gan.numbers_D, gan.numbers_G, gan.penalty_weight = (
             lambda: of_D,
             lambda: self.of_G.arrays,
             lambda: penalty_weight,
         )
         noise, dropout = gan.rng.noise, gan.rng.dropout
-        gan.rng.noise, gan.rng.dropout = Drawn(noise, draws), Drawn(dropout, draws)
+        gan.rng.noise, gan.rng.dropout = drawn(noise), drawn(dropout)
         try:
             yield
         finally:
             del gan.numbers_D, gan.numbers_G, gan.penalty_weight  # the methods appear again
             gan.rng.noise, gan.rng.dropout = noise, dropout
 
-    @contextmanager
+    @contextlib.contextmanager
     def _own_products(self, gan):
-        """Products by the own cuBLAS; those of a gradient's, for which nothing waits before the end of the backward
-        pass, on a stream of their own beside it."""
+        """In this block products go to the own cuBLAS; those for a gradient, which nothing needs before the end of
+        the backward pass, on a stream of their own beside it."""
 
-        def backward(net, *args, **options):
-            self.forked = False
-            dx = type(net).backward(net, *args, **options)
-            if self.forked:
+        def backward(net, dout, tape, grad=None, need_dx=True):
+            self.grad = (0, 0) if grad is None else (grad.flat.data.ptr, grad.flat.data.ptr + grad.flat.nbytes)
+            dx = type(net).backward(net, dout, tape, grad, need_dx)
+            self.grad = 0, 0
+            if grad is not None:
                 self.stream.wait_event(self.aside.record())
             return dx
 
-        matmul, self.xp.matmul = self.xp.matmul, self._matmul
-        for net in (gan.G, gan.D):
+        self.grad = 0, 0
+        nets = gan.G, gan.D
+        linears = [getattr(layer, "affine", layer) for net in nets for layer in net.layers if layer.shapes]
+        for net in nets:
             net.backward = functools.partial(backward, net)
+        for linear in linears:
+            linear.matmul = self._matmul
         try:
             yield
         finally:
-            self.xp.matmul = matmul
-            for net in (gan.G, gan.D):
+            for net in nets:
                 del net.backward
+            for linear in linears:
+                linear.matmul = self.xp.matmul
 
     def _matmul(self, a, b, out):
-        if not any(start <= out.data.ptr < end for start, end in self.grads):
+        if not self.grad[0] <= out.data.ptr < self.grad[1]:
             return self.cublas.matmul(a, b, out)
-        self.forked = True
         self.aside.wait_event(self.stream.record())
         with self.aside:
             return self.cublas_aside.matmul(a, b, out)
+
+
+def warn(error):
+    """Say why nothing can be recorded; returns False."""
+    warnings.warn(
+        f"a step cannot be recorded as a CUDA graph ({type(error).__name__}: {error}), so training goes on kernel by "
+        "kernel, several times slower",
+        stacklevel=2,
+    )
+    return False
 
 
 class Numbers:
@@ -167,60 +179,75 @@ class Numbers:
 
     def set(self, numbers):
         if not self.arrays:
-            self.arrays = [self.xp.empty(1, self.dtype) for _ in numbers]
-            given, kept, copied = (
-                [form.format(i) for i in range(len(numbers))] for form in ("T x{0}", "T y{0}", "y{0} = x{0}")
-            )
+            each = range(len(numbers))
+            self.arrays = [self.xp.empty(1, self.dtype) for _ in each]
             self.copy = self.xp.ElementwiseKernel(
-                ", ".join(given), ", ".join(kept), "; ".join(copied), name="set_numbers"
+                ", ".join(f"T x{i}" for i in each),
+                ", ".join(f"T y{i}" for i in each),
+                "; ".join(f"y{i} = x{i}" for i in each),
+                name="set_numbers",
             )
         self.copy(*numbers, *self.arrays)
 
 
-class Drawn:
-    """In place of a random generator: it draws and notes that in a list, or, without one, has nothing left to do."""
+class Noted:
+    """A random generator that notes in ``draws`` what it is asked for."""
 
-    def __init__(self, rng, draws):
-        self.rng, self.draws = rng, draws
+    def __init__(self, draws, rng):
+        self.draws, self.rng = draws, rng
 
     def standard_normal(self, dtype, out):
-        self._note(self.rng.standard_normal, dtype, out)
+        self._draw(self.rng.standard_normal, dtype, out)
 
     def random(self, dtype, out):
-        self._note(self.rng.random, dtype, out)
+        self._draw(self.rng.random, dtype, out)
 
-    def _note(self, draw, dtype, out):
-        if self.draws is not None:
-            draw(dtype=dtype, out=out)
-            self.draws.append((draw, out))
+    def _draw(self, draw, dtype, out):
+        draw(dtype=dtype, out=out)
+        self.draws.append((draw, out))
+
+
+class Filled:
+    """In place of a random generator, where ``Ahead`` has filled the arrays already."""
+
+    def __init__(self, rng):
+        pass
+
+    def standard_normal(self, dtype, out):
+        pass
+
+    def random(self, dtype, out):
+        pass
 
 
 class Ahead:
     """A draw into an array, made for many steps at once: it takes a GPU 20 µs, however few the numbers are."""
 
     def __init__(self, xp, draw, out):
-        self.xp, self.draw, self.out = xp, draw, out
+        self.draw, self.out, self.left = draw, out, 0
         draws, most = AHEAD
-        self.length, self.block, self.left = max(1, min(draws, most // out.nbytes)), None, 0
+        n = min(draws, most // out.nbytes)
+        self.block = xp.empty((n, *out.shape), out.dtype) if n > 1 else None
 
     def next(self):
         """Put the next numbers into the array."""
+        if self.block is None:
+            self.draw(dtype=self.out.dtype, out=self.out)
+            return
         if not self.left:
-            if self.block is None:
-                self.block = self.xp.empty((self.length, *self.out.shape), self.out.dtype)
             self.draw(dtype=self.out.dtype, out=self.block)
-            self.left = self.length
+            self.left = len(self.block)
         self.left -= 1
         self.out[...] = self.block[self.left]
 
 
 class CuBLAS:
-    """Products of matrices on one stream, float32 (with TF32 if CuPy would use it) or float64."""
+    """Products of matrices on one stream, float32 (with TF32 if CUPY_TF32 asks CuPy for it) or float64."""
 
     def __init__(self, xp, stream):
         xp.matmul(xp.ones((2, 2)), xp.ones((2, 2)))  # loads the library
         maps = Path("/proc/self/maps").read_text()
-        self.library = ctypes.CDLL(re.search(r"\S+/libcublas\.so\S*", maps).group())  # the one that CuPy has loaded
+        self.library = ctypes.CDLL(re.search(r"/.*/libcublas\.so\S*", maps).group())  # the one that CuPy has loaded
         self.handle = ctypes.c_void_p()
         self.workspace = xp.cuda.alloc(WORKSPACE)
         self.of_dtype = {
@@ -231,7 +258,7 @@ class CuBLAS:
         weakref.finalize(self, self.library.cublasDestroy_v2, self.handle).atexit = False
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream.ptr))  # this resets the workspace
         self.call("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(self.workspace.ptr), ctypes.c_size_t(WORKSPACE))
-        tf32 = os.environ.get("CUPY_TF32") == "1"
+        tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0
         self.call("cublasSetMathMode", self.handle, ctypes.c_int(3 if tf32 else 0))  # CUBLAS_TF32_TENSOR_OP_MATH
 
     def call(self, name, *arguments):

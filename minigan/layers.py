@@ -41,7 +41,7 @@ class Linear:
     """out = x W + b, with W (in, out) and b (out,)."""
 
     def __init__(self, n_in, n_out, xp=np):
-        self.n_in, self.n_out, self.xp = n_in, n_out, xp
+        self.n_in, self.n_out, self.xp, self.matmul = n_in, n_out, xp, xp.matmul
         self.shapes = (n_in, n_out), (n_out,)
 
     def buffers(self, n, dtype):
@@ -51,7 +51,7 @@ class Linear:
 
     def forward(self, x, p, c, rng=None):
         W, b = p
-        self.xp.matmul(x, W, out=c.out)
+        self.matmul(x, W, out=c.out)
         c.out += b
         return c.out
 
@@ -65,11 +65,11 @@ class Linear:
         return c.dx
 
     def tangent(self, xdot, p, c):
-        return self.xp.matmul(xdot, p[0], out=c.tangent)
+        return self.matmul(xdot, p[0], out=c.tangent)
 
     def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
         """outdot = xdot W is linear in W too: dW += xdotᵀ delta. ``e`` is then an ordinary ``dout``."""
-        self.xp.matmul(xdot.T, delta, out=scratch[0])
+        self.matmul(xdot.T, delta, out=scratch[0])
         g[0][...] += scratch[0]
         if e is None:
             return None
@@ -80,14 +80,14 @@ class Linear:
 
     def _parameter_gradient(self, dout, x, c, g):
         """dW = xᵀ dout (in, out), db = column sums of dout (a product with ones is the fastest sum)."""
-        self.xp.matmul(x.T, dout, out=g[0])
-        self.xp.matmul(c.ones, dout, out=g[1])
+        self.matmul(x.T, dout, out=g[0])
+        self.matmul(c.ones, dout, out=g[1])
 
     def _input_gradient(self, dout, p, out):
         """dx = dout Wᵀ (n, in)."""
         if self.n_out == 1:  # an outer product: broadcasting is several times faster than matmul
             return self.xp.multiply(dout, p[0].T, out=out)
-        return self.xp.matmul(dout, p[0].T, out=out)
+        return self.matmul(dout, p[0].T, out=out)
 
 
 class Maxout:
@@ -362,10 +362,13 @@ class _Smooth:
     def __init__(self, n_in, xp=np):
         self.n_in = self.n_out = n_in
         self.xp = xp
-        self.forward_kernel = kernel_on_gpu(xp, "x", "out", f"out = {self.ON_GPU[0]}")
-        self.backward_kernel = kernel_on_gpu(
-            xp, "out dout", "derivative dx", f"derivative = {self.ON_GPU[1]}; dx = dout * derivative"
-        )
+        self.forward_kernel = self.backward_kernel = None
+        if "ON_GPU" in vars(type(self)):  # a subclass has other formulas
+            value, derivative = self.ON_GPU
+            self.forward_kernel = kernel_on_gpu(xp, "x", "out", f"out = {value}")
+            self.backward_kernel = kernel_on_gpu(
+                xp, "out dout", "derivative dx", f"derivative = {derivative}; dx = dout * derivative"
+            )
 
     def forward(self, x, p, c, rng=None):
         if self.forward_kernel:

@@ -34,6 +34,7 @@ counts = Counter()  # launches, allocations, uploads (host to device), downloads
 calls = set()  # (name, number of positional arguments, names of keywords, dtypes of the arrays among the arguments)
 _waiting_allowed = True
 _captured = None  # what the stream that captures has written down, a list of functions
+_beside = []  # and another stream meanwhile, which does it as late as it may: when it is waited for
 
 
 class Refused(AssertionError):
@@ -84,8 +85,10 @@ def _do(run, launches=1):
     counts["launches"] += launches
     if _captured is None:
         run()
-    else:
+    elif get_current_stream() is _capturing:
         _captured.append(run)
+    else:
+        _beside.append(run)
 
 
 def _new(compute, launches=1):
@@ -572,20 +575,26 @@ class Stream:
     @_recorded(name="cuda.Stream.wait_event")
     def wait_event(self, event):
         assert isinstance(event, Stream)
+        if _captured is not None and self is _capturing:
+            _captured.extend(_beside)
+            _beside.clear()
 
     @_recorded(name="cuda.Stream.begin_capture")
     def begin_capture(self):
-        global _captured
+        global _captured, _capturing
         if self is Stream.null:
             raise RuntimeError("cannot capture on the default (legacy) stream")
         if get_current_stream() is not self:
             raise Refused("what is done on another stream would not be captured")
-        _captured = []
+        _captured, _capturing = [], self
 
     @_recorded(name="cuda.Stream.end_capture")
     def end_capture(self):
         global _captured
         captured, _captured = _captured, None
+        if _beside:
+            _beside.clear()
+            raise RuntimeError("cudaErrorStreamCaptureUnjoined")
         return Graph(captured)
 
 

@@ -5,8 +5,10 @@ Without a GPU the second half runs on a strict stand-in for CuPy (see strict_cup
     python -m pytest -m gpu
 """
 
+import ctypes
 import inspect
 import io
+import itertools
 import re
 import sys
 import tokenize
@@ -27,6 +29,8 @@ from minigan import GAN, MiniganError, checkpoint, gradcheck, graph, load
 from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import from_array
+from minigan.layers import Sigmoid
+from minigan.losses import GradientPenalty
 from minigan.parallel import Alone, Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -410,6 +414,7 @@ LAUNCHES = {
     "ring, R1": ({**RING, "r1": 0.1}, (86, 1)),
     "ring, Adam": ({**RING, "optimizer": "adam"}, (69, 1)),
     "the paper's": (PAPER, (72, 5)),
+    "smooth": (dict(generator="4, tanh", discriminator="4, sigmoid, 4, tanh"), (59, 1)),
 }
 
 
@@ -456,7 +461,7 @@ def test_graphs_train_as_the_kernels_do_one_by_one(device, case, optimizer):
     assert graphed.report() == pytest.approx(plain.report(), rel=1e-7, abs=1e-9)
     assert graphed.optimizer_D.powers == plain.optimizer_D.powers
     names = {"simultaneous_step"} if plain.update == "simultaneous" else {"discriminator_step", "generator_step"}
-    assert graphed._do.possible and {name for name, recorded in graphed._do.graphs.items() if recorded} == names
+    assert graphed._do.possible and {which[0] for which, recorded in graphed._do.graphs.items() if recorded} == names
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -488,6 +493,8 @@ def test_graphs_draw_fresh_numbers_at_every_step(device, monkeypatch, case):
     for layer in zip(*uniform, strict=True):
         assert np.mean(layer) == pytest.approx(0.5, abs=0.05)
         assert len(np.unique(layer)) > 0.99 * np.size(layer)
+    linear = next(layer for layer in gan.D.layers if layer.shapes)
+    assert "backward" not in vars(gan.D) and getattr(linear, "affine", linear).matmul is device.xp.matmul  # again
     blocks = [draw.block for draws in gan._do.draws.values() for draw in draws]
     assert len({block.shape[0] for block in blocks}) == 1 and blocks[0].shape[0] == 7
     starts = [device.to_host(block).ravel()[:50] for block in blocks if block.dtype == blocks[0].dtype]
@@ -495,10 +502,14 @@ def test_graphs_draw_fresh_numbers_at_every_step(device, monkeypatch, case):
 
 
 def test_what_is_drawn_ahead_has_its_limit(device):
-    out = device.xp.empty((1024, 1025), "float32")
-    assert graph.Ahead(device.xp, None, out).length == 7
-    assert graph.Ahead(device.xp, None, device.xp.empty((3000, 3000), "float32")).length == 1
-    assert graph.Ahead(device.xp, None, device.xp.empty((8, 4), "float32")).length == 64
+    ahead = lambda *shape: graph.Ahead(device.xp, rng.random, device.xp.empty(shape, "float32"))
+    rng = device.generator(np.random.SeedSequence(1))
+    assert ahead(1024, 1025).block.shape[0] == 7 and ahead(8, 4).block.shape[0] == 64
+    large = ahead(3000, 3000)
+    large.next()
+    first = device.to_host(large.out)
+    large.next()
+    assert large.block is None and (device.to_host(large.out) != first).mean() > 0.99
 
 
 def test_two_gans_in_turns_do_not_disturb_each_other(device):
@@ -541,6 +552,114 @@ def test_without_graphs_training_goes_on_and_says_so(stand_in, monkeypatch, wher
         plain.train_step()
     assert_equal(gan, plain, 1e-7)
     assert np.isfinite(gan.sample(3)).all()
+
+
+def test_ctrl_c_while_recording_gets_out(stand_in, monkeypatch):
+    gan = build("cupy", "plain, table, k = 3")
+    gan.train_step()
+
+    def stops(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gan.optimizer_G, "update", stops)
+    with pytest.raises(KeyboardInterrupt):
+        gan.train_step()
+    monkeypatch.undo()
+    strict_cupy.install(monkeypatch)
+    gan.train_step()
+    assert gan._do.possible and all(gan._do.graphs.values())
+
+
+def test_an_error_of_the_data_leaves_adam_as_it_was(stand_in):
+    gans = [build(backend, "plain, table, k = 3", optimizer="adam") for backend in ("cupy", "numpy")]
+    for gan in gans:
+        gan.train_step()
+        before, gan.batches.next = list(gan.optimizer_D.powers), lambda out: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            gan.train_step()
+        assert gan.optimizer_D.powers == before
+
+
+@pytest.mark.parametrize("change", ["r1", "r2", "loss"])
+def test_what_is_changed_in_the_middle_counts(device, change):
+    gans = [
+        always_the_same(build("cupy", "plain, table, k = 3", kind, dtype="float64")) for kind in (GAN, KernelByKernel)
+    ]
+    for gan in gans:
+        for step in range(10):
+            if step == 5:
+                setattr(gan, change, {"r1": 2.0, "r2": 2.0, "loss": "minimax"}[change])
+                gan.penalty = None if change == "loss" else GradientPenalty(gan.D, gan.m)
+            gan.train_step()
+    assert_equal(*gans, 1e-7)
+
+
+def test_products_for_a_gradient_run_beside_the_others(stand_in, monkeypatch):
+    """And nothing else does: not those of R1, which are added to the gradient at once."""
+    gan = build("cupy", "the same, simultaneous")
+    gan.train_step()
+    beside, others = [], []
+    monkeypatch.setattr(gan._do.cublas_aside, "matmul", lambda a, b, out: beside.append(out) or out)
+    monkeypatch.setattr(gan._do.cublas, "matmul", lambda a, b, out: others.append(out) or out)
+    gan.train_step()
+    of = lambda out: [np.shares_memory(out._host, grad.flat._host) for grad in (gan.grad_G, gan.grad_D)]
+    weights = [len([layer for layer in net.layers if layer.shapes]) for net in (gan.G, gan.D)]
+    assert np.sum([of(out) for out in beside], axis=0).tolist() == [2 * n for n in weights]  # dW and db
+    assert len(beside) == 2 * sum(weights) and not any(any(of(out)) for out in others) and others
+
+
+class Gemm:
+    """cuBLAS's gemm on the host, by its own rules: columns first, leading dimensions, transposed or not."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: 0
+
+    def cublasDgemm_v2(self, handle, a_op, b_op, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        m, n, k, lda, ldb, ldc = (size.value for size in (m, n, k, lda, ldb, ldc))
+
+        def matrix(pointer, rows, columns, step):
+            assert step >= max(1, rows)
+            size = step * (columns - 1) + rows
+            flat = np.ctypeslib.as_array((ctypes.c_double * size).from_address(pointer.value))
+            return np.lib.stride_tricks.as_strided(flat, (rows, columns), (8, 8 * step))
+
+        A = matrix(a, k, m, lda).T if a_op.value else matrix(a, m, k, lda)
+        B = matrix(b, n, k, ldb).T if b_op.value else matrix(b, k, n, ldb)
+        matrix(c, m, n, ldc)[...] = A @ B
+        return 0
+
+
+@pytest.mark.parametrize("n, n_in, n_out", list(itertools.product((1, 3), (1, 2, 5), (1, 4))))
+def test_cublas_is_called_by_its_own_rules(n, n_in, n_out):
+    products = graph.CuBLAS.__new__(graph.CuBLAS)
+    products.library, products.handle = Gemm(), None
+    products.of_dtype = {"d": ("cublasDgemm_v2", ctypes.c_double(1), ctypes.c_double(0))}
+    rng = np.random.default_rng(0)
+    x, W, dout = (rng.standard_normal(shape) for shape in ((n, n_in), (n_in, n_out), (n, n_out)))
+
+    class Array(np.ndarray):
+        data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
+
+    for a, b in ((x, W), (x.T, dout), (dout, W.T), (np.ones(n), dout), (np.asfortranarray(x), W)):
+        out = np.full((a[..., :1] @ b[:1]).shape if a.ndim > 1 else b.shape[1:], np.nan)
+        products.matmul(*(array.view(Array) for array in (a, b, out)))
+        assert np.allclose(out, a @ b)
+    with pytest.raises(ValueError, match="strides"):
+        products.matmul(np.ones((4, 6))[::2, ::2].view(Array), np.ones((3, 2)).view(Array), np.ones((2, 2)).view(Array))
+
+
+def test_an_activation_of_ones_own_is_not_its_parent_on_a_gpu(device):
+    class Double(Sigmoid):
+        def _forward(self, x, c):
+            return self.xp.multiply(x, 2, out=c.out)
+
+        def _derivative(self, c):
+            c.derivative[...] = 2
+
+    layer, to = Double(3, device.xp), device.to_device
+    c, x = layer.buffers(4, "float32"), to(np.ones((4, 3), "float32"))
+    assert (device.to_host(layer.forward(x, (), c)) == 2).all()
+    assert (device.to_host(layer.backward(x, x, (), c)) == 2).all()
 
 
 def test_only_a_gan_alone_on_a_gpu_is_recorded(stand_in):
