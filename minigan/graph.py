@@ -38,7 +38,7 @@ class Replay:
         if self.possible is None:
             self.possible = self._prepare(gan)
         rows = self._set(gan, step.__name__)
-        which = step.__name__, gan.loss, gan.has_r1, gan.r2, gan.penalty  # with others it is another step
+        which = step.__name__, gan.loss, gan.has_r1, gan.r2  # with others it is another step
         if which not in self.draws:
             self.draws[which] = self._first(step, rows)
             return
@@ -133,7 +133,6 @@ class Replay:
         def backward(net, dout, tape, grad=None, need_dx=True):
             self.grad = (0, 0) if grad is None else (grad.flat.data.ptr, grad.flat.data.ptr + grad.flat.nbytes)
             dx = type(net).backward(net, dout, tape, grad, need_dx)
-            self.grad = 0, 0
             if grad is not None:
                 self.stream.wait_event(self.aside.record())
             return dx
