@@ -85,8 +85,8 @@ class Linear:
 
     def _input_gradient(self, dout, p, out):
         """dx = dout Wᵀ (n, in)."""
-        if self.n_out == 1:  # an outer product: broadcasting is several times faster than matmul
-            return self.xp.multiply(dout, p[0].T, out=out)
+        if self.n_out == 1:  # an outer product: NumPy's matmul has no BLAS for it, its dot has
+            return np.dot(dout, p[0].T, out=out) if self.xp is np else self.xp.multiply(dout, p[0].T, out=out)
         return self.matmul(dout, p[0].T, out=out)
 
 

@@ -165,7 +165,7 @@ class Run:
         changed = {name: v for name, v in given.items() if name in RESUMABLE and name in GAN_OPTIONS}
         gan, extra, damage = checkpoint.load(folder, data, ranks=ranks, **changed)
         notes = [f"{damage}; going on from the checkpoint before it"] if damage else []
-        if gan.saved_on != gan.backend_used.name:
+        if (gan.saved_on, gan.backend_used.name) != ("numpy", "numpy"):  # CuPy's generators cannot be saved
             notes.append(
                 f"saved on {gan.saved_on}, going on with {gan.backend_used.name}: from here on not bit for bit"
             )

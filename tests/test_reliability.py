@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import strict_cupy
 
 import train
 from minigan import GAN, MiniganError, checkpoint, files, metrics, plots, recipes, runs
@@ -478,4 +479,13 @@ def test_going_on_with_another_backend_says_that_it_is_not_bit_for_bit(here, cap
     forged(here / "a", from_gpu)
     assert run_on("a") == 0
     one_line(capsys, "saved on cupy, going on with numpy: from here on not bit for bit")
+    assert saved_step("a") == 6
+
+
+def test_going_on_on_a_gpu_says_that_it_is_not_bit_for_bit(here, capsys, monkeypatch):
+    strict_cupy.install(monkeypatch)
+    reliability.cut([*TINY, "--backend", "cupy", "--out", "a"], 4, signal.SIGINT)
+    capsys.readouterr()
+    assert run_on("a") == 0
+    one_line(capsys, "saved on cupy, going on with cupy: from here on not bit for bit")
     assert saved_step("a") == 6
