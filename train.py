@@ -7,6 +7,7 @@ python train.py --resume runs/digits         go on where a run has stopped
 """
 
 import argparse
+import importlib.util
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ def main(argv=None):
         return train(args)
     except MiniganError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"the package {error.name} is not installed; pip install -r requirements.txt"
     except MemoryError as error:
         message = f"there is not enough memory ({error}); choose smaller data, networks or batches"
     except KeyboardInterrupt:  # before the first step or after the last; between them StopSignal takes it
@@ -212,6 +215,9 @@ def resolve(args):
 
 def train(args):
     """Everything between the options and the exit code."""
+    for package in ("matplotlib", "tqdm"):  # imported late, and missed before anything is written
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
     say = (lambda *lines: None) if args.quiet else (lambda *lines: print(*lines, sep="\n", flush=True))
     if args.resume is None:
         run = Run.started(*resolve(args), args.out, say)

@@ -29,6 +29,8 @@ def main(argv=None):
         return args.command(args)
     except MiniganError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"the package {error.name} is not installed; pip install -r requirements.txt"
     except MemoryError as error:
         message = f"there is not enough memory ({error}); ask for less at once"
     except KeyboardInterrupt:

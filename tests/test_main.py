@@ -363,6 +363,16 @@ def test_more_samples_than_memory(runs, monkeypatch, capsys):
     one_line(capsys, "not enough memory", "1000000000")
 
 
+def test_a_package_that_is_missing(runs, monkeypatch, capsys):
+    def samples(*args, **options):
+        import missing_package  # noqa: F401
+
+    monkeypatch.setattr(cli.plots, "samples", samples)
+    assert main("sample", runs / "digits", "-o", "a.png") == 2
+    one_line(capsys, "the package missing_package is not installed; pip install -r requirements.txt")
+    assert not Path("a.png").exists()
+
+
 # ------------------------------------------------------------------------------------------- the rest
 @pytest.mark.parametrize("right", [True, False])
 def test_gradcheck(right, monkeypatch, capsys):

@@ -457,6 +457,14 @@ def test_more_memory_than_there_is(here, monkeypatch, capsys):
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize("package", ["matplotlib", "tqdm"])
+def test_a_package_that_is_missing(here, monkeypatch, capsys, package):
+    monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
+    assert run() == 2
+    one_line(capsys, f"the package {package} is not installed; pip install -r requirements.txt")
+    assert not list(here.iterdir())
+
+
 def test_ctrl_c_before_the_first_step(here, monkeypatch, capsys):
     monkeypatch.setattr(runs, "load", lambda *args: interrupt(None))
     assert run() == 130
