@@ -428,7 +428,7 @@ class GAN(Options):
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
         self.penalty = None
         if self.has_r1 or self.r2:  # G's gradient is of no use while D's is computed, unless both belong to one step
-            room = self.grad_G.flat if self.update == "alternating" and xp is np else ()
+            room = self.grad_G.flat if self.update == "alternating" else ()
             self.penalty = losses.GradientPenalty(self.D, m, data.features, room)
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)

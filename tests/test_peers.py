@@ -119,7 +119,7 @@ def test_the_profile_sees_everything_and_changes_nothing(workload, monkeypatch):
     )
     width = workload.gan().D.layers[-1].n_in
     assert any(o.caller == "Linear.forward" and o.function == "add" for o in seen)  # an in-place operator
-    assert any(o.caller == "SGD.update" and o.function == "subtract" for o in seen)
+    assert any(o.caller == "SGD.on_cpu" and o.function == "subtract" for o in seen)
     assert any(o.function == "take" for o in seen) and any(o.caller == "draw_prior" for o in seen)
     score = next(o for o in seen if o.shapes.endswith(f"{width} @ {width}×1"))
     assert score.bytes == 4 * (2 * workload.batch_size * (width + 1) + width)
