@@ -654,6 +654,40 @@ def test_cublas_is_called_by_its_own_rules(n, n_in, n_out):
         products.matmul(np.ones((4, 6))[::2, ::2].view(Array), np.ones((3, 2)).view(Array), np.ones((2, 2)).view(Array))
 
 
+@pytest.mark.parametrize("tf32, mode", [(None, 0), ("0", 0), ("1", 3), ("2", 3)])
+def test_cublas_gets_its_stream_workspace_and_precision(monkeypatch, tf32, mode):
+    called, opened = [], []
+
+    class Library:
+        def __getattr__(self, name):
+            return lambda *arguments: called.append((name, arguments)) and 0
+
+    maps = (
+        "7f00-7f01 r-xp 00000000 00:01 9   /home/my user/lib/libcublas.so.13\n7f02-7f03 r-xp 00000000 00:01 9   /x.so\n"
+    )
+    monkeypatch.setattr(graph.Path, "read_text", lambda path: maps)
+    monkeypatch.setattr(graph.ctypes, "CDLL", lambda path: opened.append(path) or Library())
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    if tf32 is not None:
+        monkeypatch.setenv("CUPY_TF32", tf32)
+    xp = strict_cupy.module()
+    xp.cuda.alloc = lambda size: SimpleNamespace(ptr=77, size=size)
+    products = graph.CuBLAS(xp, SimpleNamespace(ptr=55))
+    names = ["cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasSetMathMode"]
+    assert opened == ["/home/my user/lib/libcublas.so.13"] and [name for name, _ in called] == names
+    values = [[getattr(a, "value", None) for a in arguments[1:]] for _, arguments in called]
+    assert values[1:] == [[55], [77, 32 << 20], [mode]]  # the stream first, for it takes the workspace away
+    del products
+    assert called[-1][0] == "cublasDestroy_v2"
+
+
+def test_a_call_that_fails_says_which(monkeypatch):
+    products = graph.CuBLAS.__new__(graph.CuBLAS)
+    products.library = SimpleNamespace(cublasSetMathMode=lambda *arguments: 15)
+    with pytest.raises(RuntimeError, match="cublasSetMathMode failed with status 15"):
+        products.call("cublasSetMathMode", 3)
+
+
 def test_an_activation_of_ones_own_is_not_its_parent_on_a_gpu(device):
     class Double(Sigmoid):
         def _forward(self, x, c):
