@@ -55,7 +55,7 @@ class Replay:
     def _prepare(self, gan):
         """Make what recording needs; returns whether it is possible."""
         xp = self.xp
-        self.of_D, self.of_G = Numbers(gan.dtype, xp), Numbers(gan.dtype, xp)
+        self.numbers_D, self.numbers_G = Numbers(gan.dtype, xp), Numbers(gan.dtype, xp)
         try:
             self.stream = xp.cuda.Stream(non_blocking=True)  # the default one cannot be recorded
             self.aside = xp.cuda.Stream(non_blocking=True)
@@ -70,9 +70,9 @@ class Replay:
         rows = () if name == "generator_step" else (gan.tape_D_real.x,)
         if rows:
             gan.batches.next(out=rows[0])
-            self.of_D.set([gan.penalty_weight(), *gan.numbers_D()])
+            self.numbers_D.set([gan.penalty_weight(), *gan.numbers_D()])
         if name != "discriminator_step":
-            self.of_G.set(gan.numbers_G())
+            self.numbers_G.set(gan.numbers_G())
         return rows
 
     def _first(self, step, rows):
@@ -111,10 +111,10 @@ class Replay:
     @contextlib.contextmanager
     def _from_the_device(self, gan, drawn):
         """In this block a step finds its numbers on the device; its random generators are in the hands of ``drawn``."""
-        penalty_weight, *of_D = self.of_D.arrays
+        penalty_weight, *of_D = self.numbers_D.arrays
         gan.numbers_D, gan.numbers_G, gan.penalty_weight = (
             lambda: of_D,
-            lambda: self.of_G.arrays,
+            lambda: self.numbers_G.arrays,
             lambda: penalty_weight,
         )
         noise, dropout = gan.rng.noise, gan.rng.dropout
