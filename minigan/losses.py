@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 
+from minigan.layers import empty_batch
+
 LOSSES = ("non-saturating", "minimax")
 
 
@@ -129,7 +131,7 @@ class GradientPenalty:
         room: a vector that ``add_gradient`` may use."""
         self.net, self.features = net, net.n_in if features is None else features
         self.one = net.xp.ones((n, 1), net.dtype)
-        self.xdot = net.xp.empty((n, net.n_in), net.dtype)
+        self.xdot = empty_batch(net.xp, (n, net.n_in), net.dtype)
         self.scratch = net.scratch(room)
 
     def add_gradient(self, tape, gamma, grad):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from minigan.errors import MiniganError
-from minigan.layers import Dropout, Fourier, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh
+from minigan.layers import Dropout, Fourier, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh, empty_batch
 
 ACTIVATIONS = {"relu": ReLU, "leaky_relu": LeakyReLU, "tanh": Tanh, "sigmoid": Sigmoid}
 
@@ -86,7 +86,8 @@ class MLP:
 
     def tape(self, n):
         """A new Tape for batches of n rows."""
-        return Tape(self.xp.empty((n, self.n_in), self.dtype), [layer.buffers(n, self.dtype) for layer in self.layers])
+        x = empty_batch(self.xp, (n, self.n_in), self.dtype)
+        return Tape(x, [layer.buffers(n, self.dtype) for layer in self.layers])
 
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.

@@ -11,6 +11,7 @@ import sys
 import traceback
 
 from minigan.errors import MiniganError
+from minigan.layers import empty_batch
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
@@ -59,7 +60,7 @@ class Ranks(Alone):
         """An array with ``rows`` rows and otherwise like ``like``, made once."""
         key = rows, like.shape, like.dtype
         if key not in self._buffers:
-            self._buffers[key] = self.backend.xp.empty((rows, *like.shape[1:]), like.dtype)
+            self._buffers[key] = empty_batch(self.backend.xp, (rows, *like.shape[1:]), like.dtype)
         return self._buffers[key]
 
 
