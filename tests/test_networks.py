@@ -91,6 +91,46 @@ def test_a_slice_of_a_tape_is_a_view():
     assert np.shares_memory(tape[4:].out, tape.out)
 
 
+def arrays(tape):
+    """Every array of a tape but the vectors."""
+    for c in tape.buffers:
+        for name, value in vars(c).items():
+            if name == "affine":
+                yield from vars(value).values()
+            else:
+                yield value
+
+
+def test_a_wide_batch_lies_column_by_column_and_all_of_one_shape_lie_alike():
+    tape = network(n_in=5).tape(3)
+    found = set()
+    for a in filter(lambda a: a.ndim > 1, [tape.x, *arrays(tape)]):
+        wide = a.reshape(3, -1) if a.shape[1:] != (1,) else a
+        assert np.shares_memory(wide, a)
+        assert wide.flags.f_contiguous if wide.shape[1] > 3 else wide.flags.c_contiguous
+        found.add((a.ndim, wide.flags.c_contiguous))
+    assert found == {(2, True), (2, False), (3, False)}
+
+
+def test_few_rows_and_many_give_the_same_gradients():
+    """However their arrays lie: 4 rows are wide here, but for the narrowest layers, and 40 long."""
+    net = network(dtype=np.float64)
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    whole, dx_whole = gradients(net, x)
+    parts = [gradients(net, x[i : i + 4]) for i in range(0, 40, 4)]
+    assert np.allclose(np.mean([grad for grad, _ in parts], 0), whole, rtol=1e-10, atol=1e-14)
+    assert np.allclose(np.concatenate([dx for _, dx in parts]) / 10, dx_whole, rtol=1e-10, atol=1e-16)
+
+
+def gradients(net, x):
+    """(gradient of the mean of the outputs and R1, dx of the first) for rows x."""
+    tape, grad = net.tape(len(x)), net.vector()
+    net.forward(x, tape)
+    dx = net.backward(np.full((len(x), 1), 1 / len(x)), tape, grad).copy()
+    losses.GradientPenalty(net, len(x)).add_gradient(tape, 0.3, grad)
+    return grad.flat, dx
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_pass_keeps_the_dtype_and_its_inputs(dtype):
     net = network(dtype=dtype)

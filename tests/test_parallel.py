@@ -14,7 +14,7 @@ import pytest
 from minigan import GAN, MiniganError, checkpoint, load, parallel
 
 OPTIONS = dict(generator="16, relu, dropout 0.9", discriminator="dropout 0.8, 16, leaky_relu 0.2, maxout 8x2",
-               batch_size=12, latent_dim=3, steps=40, report_every=10, r1=0.1, backend="numpy")  # fmt: skip
+               batch_size=12, latent_dim=8, steps=40, report_every=10, r1=0.1, backend="numpy")  # fmt: skip
 
 
 class Threads:
