@@ -90,7 +90,7 @@ class GAN(Options):
         self._descend_G()
 
     def simultaneous_gradients(self, x_real=None):
-        """Both gradients, into ``grad_D`` and ``grad_G``; G's first, for D's pass goes over the same tape's buffers."""
+        """Both gradients, into ``grad_D`` and ``grad_G``."""
         self._forward_real_and_fake(x_real)
         self._backward_G(self.tape_D_fake)
         self._backward_D()
@@ -420,7 +420,9 @@ class GAN(Options):
         self.optimizer_D = OPTIMIZERS[self.optimizer](self.D.theta, xp)
         self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
         self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
-        self.tape_D_real, self.tape_D_fake = self.tape_D[:m], self.tape_D[m:]
+        real, fake = self.tape_D[:m], self.tape_D[m:]  # passes of their own go over them only in these cases:
+        self.tape_D_real = self.D.tape_after(real) if self.has_r1 else real
+        self.tape_D_fake = self.D.tape_after(fake) if self.r2 or self.update == "simultaneous" else fake
         self.labels = self.tape_D_real.x[:, data.features :]  # (m, classes), one-hot, of the last real rows
         self.labels[...] = 0
         self.z = empty_batch(xp, (m, self.latent_dim), self.dtype) if beside_z else self.tape_G.x

@@ -11,6 +11,7 @@ gradients go out through ``g`` (the same views of a gradient vector). Four passe
 
 Of a layer's output, ``delta`` is the gradient that ``backward`` sent into it, and ``e`` the gradient that
 reaches its value through the curvature of layers above (None: zero); ``scratch`` is a vector to work in.
+``left`` names what ``forward`` leaves in ``c`` for the other passes.
 
 All arrays have the batch as their first axis. ``n`` rows, ``in`` and ``out`` columns. Every array is
 allocated once, in ``buffers``, and each pass writes into it, so the passes allocate nothing.
@@ -52,6 +53,8 @@ def kernel_on_gpu(xp, inputs, outputs, operation):
 
 class Linear:
     """out = x W + b, with W (in, out) and b (out,)."""
+
+    left = ("out",)
 
     def __init__(self, n_in, n_out, xp=np):
         self.n_in, self.n_out, self.xp, self.matmul = n_in, n_out, xp, xp.matmul
@@ -118,6 +121,8 @@ class Maxout:
 
     W is (in, pieces * units) with the pieces side by side, so that all of them are one product.
     """
+
+    left = "out", "wins"
 
     def __init__(self, n_in, n_out, pieces, xp=np):
         self.n_in, self.n_out, self.pieces, self.xp = n_in, n_out, pieces, xp
@@ -198,7 +203,7 @@ class Dropout:
     Srivastava et al., 2014. The mask of the last forward pass serves all passes that follow it.
     """
 
-    shapes = ()
+    shapes, left = (), ("out", "mask")
 
     def __init__(self, n_in, keep, xp=np):
         self.n_in = self.n_out = n_in
@@ -248,7 +253,7 @@ class Fourier:
     The last ``beside`` columns, one-hot labels for example, have no detail: they go through as they are.
     """
 
-    shapes = ()
+    shapes, left = (), ("out",)
 
     def __init__(self, n_in, octaves, xp=np, beside=0):
         self.groups = 1 + 2 * octaves  # of n_x columns each: x, then a sine and a cosine of each octave
@@ -313,7 +318,7 @@ class Fourier:
 class LeakyReLU:
     """out = max(x, slope x), element by element; 0 <= slope < 1."""
 
-    shapes = ()
+    shapes, left = (), ("out",)
 
     def __init__(self, n_in, slope=0.2, xp=np):
         self.n_in = self.n_out = n_in
@@ -381,7 +386,7 @@ class ReLU(LeakyReLU):
 class _Smooth:
     """What Tanh and Sigmoid share: φ' and φ'' are functions of the output, and φ'' is not zero."""
 
-    shapes = ()
+    shapes, left = (), ("out",)
 
     def __init__(self, n_in, xp=np):
         self.n_in = self.n_out = n_in

@@ -89,6 +89,17 @@ class MLP:
         x = empty_batch(self.xp, (n, self.n_in), self.dtype)
         return Tape(x, [layer.buffers(n, self.dtype) for layer in self.layers])
 
+    def tape_after(self, tape):
+        """A Tape that holds the forward pass of ``tape``, a slice of another, and its own arrays for the passes after.
+
+        Those lie in one piece, so R1's passes over half a batch go through them faster than through halves of arrays.
+        """
+        buffers = [layer.buffers(len(tape.x), self.dtype) for layer in self.layers]
+        for layer, own, given in zip(self.layers, buffers, tape.buffers, strict=True):
+            for name in layer.left:
+                setattr(own, name, getattr(given, name))
+        return Tape(tape.x, buffers)
+
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.
 
