@@ -6,6 +6,7 @@ only where one of the two is faster another way.
 """
 
 import ctypes
+import math
 from textwrap import shorten
 
 import numpy as np
@@ -13,6 +14,27 @@ import numpy as np
 from minigan.errors import MiniganError
 
 BACKENDS = ("auto", "numpy", "cupy")
+CACHE_LINE = 64  # bytes, on the processors of our time; also the width of their widest registers
+
+
+def empty(xp, shape, dtype, order="C"):
+    """An uninitialised array; on a CPU it begins with a cache line, in memory order ``order``.
+
+    NumPy's own begin anywhere, and its element-wise functions take up to twice as long to write to them.
+    """
+    if xp is not np:
+        return xp.empty(shape, dtype)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape, order=order)
+
+
+def zeros(xp, shape, dtype):
+    """The same, filled with zeros."""
+    array = empty(xp, shape, dtype)
+    array[...] = 0
+    return array
 
 
 class Backend:

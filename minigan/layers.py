@@ -25,6 +25,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minigan.backend import empty
+
 
 def empty_batch(xp, shape, dtype):
     """An uninitialised array for a batch: (n, columns), or (n, groups, columns).
@@ -34,11 +36,11 @@ def empty_batch(xp, shape, dtype):
     """
     n, columns = shape[0], math.prod(shape[1:])
     if xp is np and n < columns:
-        return np.empty((n, columns), dtype, order="F").reshape(shape)
-    return xp.empty(shape, dtype)
+        return empty(xp, (n, columns), dtype, order="F").reshape(shape)
+    return empty(xp, shape, dtype)
 
 
-def empty(xp, dtype, **shapes):
+def buffers(xp, dtype, **shapes):
     """Named uninitialised arrays for a batch. Memory that is never written costs nothing on a CPU."""
     return SimpleNamespace(**{name: empty_batch(xp, shape, dtype) for name, shape in shapes.items()})
 
@@ -61,7 +63,7 @@ class Linear:
         self.shapes = (n_in, n_out), (n_out,)
 
     def buffers(self, n, dtype):
-        c = empty(self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), dx=(n, self.n_in), e=(n, self.n_in))
+        c = buffers(self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), dx=(n, self.n_in), e=(n, self.n_in))
         c.ones = self.xp.ones(n, dtype)
         return c
 
@@ -131,7 +133,7 @@ class Maxout:
 
     def buffers(self, n, dtype):
         shape, by_piece = (n, self.n_out), (n, self.pieces, self.n_out)
-        c = empty(self.xp, dtype, out=shape, tangent=shape, piece=shape, wins=by_piece, da=by_piece, de=by_piece)
+        c = buffers(self.xp, dtype, out=shape, tangent=shape, piece=shape, wins=by_piece, da=by_piece, de=by_piece)
         c.affine = self.affine.buffers(n, dtype)
         if self.xp is np:
             c.win, c.taken = empty_batch(np, shape, bool), empty_batch(np, shape, bool)
@@ -214,7 +216,7 @@ class Dropout:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        c = empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
+        c = buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
         c.uniform = empty_batch(self.xp, shape, np.float64 if np.dtype(dtype).itemsize > 4 else np.float32)
         c.kept = empty_batch(self.xp, shape, bool)
         c.mask = empty_batch(self.xp, shape, c.uniform.dtype)
@@ -263,7 +265,7 @@ class Fourier:
 
     def buffers(self, n, dtype):
         wide, by_group, narrow = (n, self.n_out), (n, self.groups, self.n_x), (n, self.n_in)
-        return empty(self.xp, dtype, out=wide, tangent=wide, slope=by_group, product=by_group, dx=narrow, e=narrow)
+        return buffers(self.xp, dtype, out=wide, tangent=wide, slope=by_group, product=by_group, dx=narrow, e=narrow)
 
     def forward(self, x, p, c, rng=None):
         c.out[:, self.wide :] = x[:, self.n_x :]
@@ -330,7 +332,7 @@ class LeakyReLU:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        c = empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
+        c = buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
         c.floor = empty_batch(self.xp, shape, dtype)
         c.floor[...] = self.slope
         c.positive = empty_batch(self.xp, shape, bool)
@@ -407,7 +409,7 @@ class _Smooth:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        return empty(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
+        return buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         if self.backward_kernel:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minigan.backend import zeros
 from minigan.errors import MiniganError
 from minigan.layers import Dropout, Fourier, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh, empty_batch
 
@@ -26,7 +27,7 @@ class Vector:
     def __init__(self, layers, xp, dtype, overlapping=False, room=()):
         sizes = [sum(math.prod(shape) for shape in layer.shapes) for layer in layers]
         size = max(sizes) if overlapping else sum(sizes)
-        self.flat = room[:size] if 0 < size <= len(room) else xp.zeros(size, dtype)
+        self.flat = room[:size] if 0 < size <= len(room) else zeros(xp, (size,), dtype)
         self.layers, start = [], 0
         for layer in layers:
             views, start = [], 0 if overlapping else start

@@ -6,6 +6,8 @@ passes over the same numbers. On the GPU it is one kernel, ``ON_GPU``, the same 
 
 import numpy as np
 
+from minigan.backend import empty, zeros
+
 CACHE_PIECE = 1 << 16  # elements: theta, velocity, gradient and one buffer of this many stay in the caches
 
 
@@ -18,10 +20,10 @@ class Optimizer:
     """What both have in common: ``state``, vectors like theta, and ``powers``, which only Adam has."""
 
     def __init__(self, theta, xp, *state):
-        self.xp, self.state, self.powers = xp, {name: xp.zeros_like(theta) for name in state}, []
+        self.xp, self.state, self.powers = xp, {name: zeros(xp, theta.shape, theta.dtype) for name in state}, []
         self.buffer = self.kernel = None
         if xp is np:
-            self.buffer = np.empty_like(theta[:CACHE_PIECE])
+            self.buffer = empty(xp, theta[:CACHE_PIECE].shape, theta.dtype)
         else:
             self.kernel = xp.ElementwiseKernel(*self.ON_GPU, name=type(self).__name__)
 
