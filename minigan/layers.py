@@ -332,10 +332,11 @@ class LeakyReLU:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        c = buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
-        c.floor = empty_batch(self.xp, shape, dtype)
-        c.floor[...] = self.slope
-        c.positive = empty_batch(self.xp, shape, bool)
+        c = buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
+        if self.xp is np:
+            c.positive = empty_batch(np, shape, bool)
+        else:
+            c.derivative = self.xp.empty(shape, dtype)
         return c
 
     def forward(self, x, p, c, rng=None):
@@ -346,27 +347,33 @@ class LeakyReLU:
         return self.xp.maximum(x, c.out, out=c.out)
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
-        """dx = dout where x > 0, else slope dout. A maximum against an array (``floor``) is vectorised,
-        against a scalar it is not; ``where`` and products of a mask with floats are slower still."""
+        """dx = dout where x > 0, else slope dout."""
         if self.backward_kernel:
-            return self._backward_on_gpu(dout, x, c)
-        self.xp.greater(x, 0, out=c.positive)
-        c.derivative[...] = c.positive
-        self.xp.maximum(c.derivative, c.floor, out=c.derivative)
-        return self.xp.multiply(dout, c.derivative, out=c.dx)
-
-    def _backward_on_gpu(self, dout, x, c):
-        self.backward_kernel(x, dout, self.slope, c.derivative, c.dx)
-        return c.dx
+            self.backward_kernel(x, dout, self.slope, c.derivative, c.dx)
+            return c.dx
+        np.greater(x, 0, out=c.positive)
+        return self._times_derivative(dout, c, c.dx)
 
     def input_gradient(self, c):
         return c.dx
 
     def tangent(self, xdot, p, c):
-        return self.xp.multiply(xdot, c.derivative, out=c.tangent)
+        return self._times_derivative(xdot, c, c.tangent)
 
     def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
-        return None if e is None else self.xp.multiply(e, c.derivative, out=c.e)  # no curvature
+        return None if e is None else self._times_derivative(e, c, c.e)  # no curvature
+
+    def _times_derivative(self, a, c, out):
+        """a where x > 0, else slope a. On a CPU the derivative is made in ``out``: another array would cost cache.
+
+        ``clip`` is vectorised; a maximum with a number is not, and ``where`` or a product with a mask is slower still.
+        """
+        if self.backward_kernel:
+            return self.xp.multiply(a, c.derivative, out=out)
+        out[...] = c.positive
+        if self.slope:
+            out.clip(self.slope, 1, out=out)
+        return np.multiply(a, out, out=out)
 
 
 class ReLU(LeakyReLU):
@@ -376,13 +383,7 @@ class ReLU(LeakyReLU):
         super().__init__(n_in, 0.0, xp)
 
     def forward(self, x, p, c, rng=None):
-        return self.xp.maximum(x, c.floor, out=c.out)
-
-    def backward(self, dout, x, p, c, g=None, need_dx=True):
-        if self.backward_kernel:
-            return self._backward_on_gpu(dout, x, c)
-        c.derivative[...] = self.xp.greater(x, 0, out=c.positive)
-        return self.xp.multiply(dout, c.derivative, out=c.dx)
+        return x.clip(0, np.inf, out=c.out) if self.xp is np else self.xp.maximum(x, 0, out=c.out)
 
 
 class _Smooth:
