@@ -20,6 +20,7 @@ from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
 from minigan.gan import GAN
+from minigan.layers import empty_batch
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import RULES
@@ -277,8 +278,8 @@ class VAE:
         self.grad_encoder, self.grad_decoder = self.encoder.vector(), self.decoder.vector()
         self.tape_encoder, self.tape_decoder = self.encoder.tape(m), self.decoder.tape(m)
         self.eps, self.sigma = np.empty((2, m, latent), self.dtype)
-        self.dout_encoder = np.empty((m, 2 * latent), self.dtype)
-        self.dout_decoder = np.empty((m, data.features), self.dtype)
+        self.dout_encoder = empty_batch(np, (m, 2 * latent), self.dtype)
+        self.dout_decoder = empty_batch(np, (m, data.features), self.dtype)
         self.optimizers = {name: OPTIMIZERS[self.optimizer](theta) for name, theta, _ in self.parameters()}
         streams = SimpleNamespace(order=rngs[2], stream=rngs[3])
         self.batches = Batches(data, m, Backend("numpy"), streams, self.encoder.dtype, Alone())

@@ -108,6 +108,16 @@ def test_no_step_allocates_after_the_first(rows, units, columns):
     assert peak < 3 * 34_000  # bytes: NumPy's own loop buffers, one per operand; one activation has 262 kB or more
 
 
+@pytest.mark.parametrize("option", [dict(r1=0.1), dict(r2=0.1), dict(update="simultaneous")], ids=str)
+def test_passes_over_half_a_batch_write_to_arrays_in_one_piece(option):
+    gan = GAN(**{**SMALL, "r1": 0, **option}).build(table(40, 30))
+    half = gan.tape_D_real if "r1" in option else gan.tape_D_fake
+    for layer, c, whole in zip(gan.D.layers, half.buffers, gan.tape_D.buffers, strict=True):
+        dx = layer.input_gradient(c)
+        assert dx.flags.c_contiguous or dx.flags.f_contiguous
+        assert np.shares_memory(c.out, whole.out) and not np.shares_memory(dx, layer.input_gradient(whole))
+
+
 @pytest.mark.parametrize("update", ["alternating", "simultaneous"])
 def test_the_penalty_borrows_the_gradient_of_g_only_while_nobody_needs_it(update):
     gan = GAN(**SMALL, update=update, r1=0.1).build(table())

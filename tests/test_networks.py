@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from minigan import losses, optim
+from minigan.backend import CACHE_LINE, empty, zeros
 from minigan.errors import MiniganError
-from minigan.layers import Dropout, LeakyReLU, Maxout
+from minigan.layers import Dropout, LeakyReLU, Maxout, ReLU
 from minigan.mlp import MLP, parse_layers
 
 EVERY_LAYER = "fourier 2, 6, tanh, dropout 0.8, maxout 5x3, 4, sigmoid, 4, leaky_relu 0.2, 3, relu"
@@ -112,6 +113,27 @@ def test_a_wide_batch_lies_column_by_column_and_all_of_one_shape_lie_alike():
     assert found == {(2, True), (2, False), (3, False)}
 
 
+@pytest.mark.parametrize("rows", [3, 40])
+def test_arrays_begin_with_a_cache_line(rows):
+    net = network(n_in=5)
+    tape, adam = net.tape(rows), optim.Adam(net.theta)
+    penalty = losses.GradientPenalty(net, rows)
+    found = [tape.x, net.theta, net.vector().flat, adam.buffer, *adam.state.values(), penalty.xdot]
+    found += [a for a in arrays(tape) if a.ndim > 1]
+    assert all(a.ctypes.data % CACHE_LINE == 0 for a in found) and len(found) > 40
+
+
+@pytest.mark.parametrize("shape, order", [((7,), "C"), ((0, 3), "C"), ((3, 0), "F"), ((5, 3, 2), "C"), ((3, 5), "F")])
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.complex128])
+def test_empty_arrays_have_room_for_what_they_are_asked_for(shape, order, dtype):
+    a, around = empty(np, shape, dtype, order), [np.ones(shape, dtype) for _ in range(9)]
+    assert (a.shape, a.dtype, a.flags.writeable) == (shape, np.dtype(dtype), True)
+    assert a.flags.f_contiguous if order == "F" else a.flags.c_contiguous
+    a[...] = 0
+    assert not a.any() and all(b.all() for b in around) and a.base.nbytes >= a.nbytes
+    assert (zeros(np, shape, dtype) == 0).all()
+
+
 def test_few_rows_and_many_give_the_same_gradients():
     """However their arrays lie: 4 rows are wide here, but for the narrowest layers, and 40 long."""
     net = network(dtype=np.float64)
@@ -154,6 +176,15 @@ def test_maxout_gives_a_tie_to_one_piece_only():
     net.forward(np.ones((1, 2)), tape)  # all pieces are 0
     net.backward(np.ones((1, 1)), tape, grad)
     assert grad.layers[0][1].tolist() == [1, 0, 0]
+
+
+def test_a_relu_ends_below_and_not_above():
+    x = np.array([[-3e38, -1, 0, 1, 3e38]], np.float32)
+    for slope in (0, 0.2):
+        layer = ReLU(5) if slope == 0 else LeakyReLU(5, slope)
+        c = layer.buffers(1, np.float32)
+        assert np.array_equal(layer.forward(x, (), c), np.where(x > 0, x, np.float32(slope) * x))
+        assert np.array_equal(layer.backward(x, x, (), c), np.where(x > 0, x, np.float32(slope) * x))
 
 
 def test_a_leaky_relu_at_zero_takes_the_lower_branch():
