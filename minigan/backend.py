@@ -22,19 +22,19 @@ def empty(xp, shape, dtype, order="C"):
 
     NumPy's own begin anywhere, and its element-wise functions take up to twice as long to write to them.
     """
-    if xp is not np:
-        return xp.empty(shape, dtype)
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE
-    return memory[start : start + size].view(dtype).reshape(shape, order=order)
+    return _from_a_line_on(np.empty, shape, dtype, order) if xp is np else xp.empty(shape, dtype)
 
 
 def zeros(xp, shape, dtype):
     """The same, filled with zeros."""
-    array = empty(xp, shape, dtype)
-    array[...] = 0
-    return array
+    return _from_a_line_on(np.zeros, shape, dtype) if xp is np else xp.zeros(shape, dtype)
+
+
+def _from_a_line_on(make, shape, dtype, order="C"):
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = make(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape, order=order)
 
 
 class Backend:

@@ -36,7 +36,7 @@ class Batches:
             self.X = backend.to_device(X.astype(dtype, copy=False))
             # Checking the bounds costs NumPy a copy of the batch; CuPy never checks and has no such option.
             self.take_options = {"mode": "clip"} if self.xp is np else {}
-            self.rows = empty(self.xp, (self.m, self.X.shape[1]), dtype)  # for _take
+            self.rows = empty(np, (self.m, self.X.shape[1]), dtype) if self.xp is np else None  # for _take
 
     def next(self, out):
         """Write this process's rows of the next minibatch into out (m, columns): all rows, if it is alone."""

@@ -43,7 +43,7 @@ class Tape:
 
     ``x`` (n, in) is the input and may be written to directly; ``out`` (n, out) the output. The caller holds
     the tape, so a second batch on a second tape cannot overwrite what the first one still needs.
-    ``tape[rows]`` is the same tape seen through a slice of its rows: views, no copies.
+    ``tape[rows]`` is the same tape seen through a slice of its rows: views, no copies. Dropout is drawn on whole tapes.
     """
 
     def __init__(self, x, buffers):
@@ -58,6 +58,19 @@ def _rows(c, rows):
     """A layer's buffers seen through a slice of their rows."""
     views = {k: _rows(v, rows) if isinstance(v, SimpleNamespace) else v[rows] for k, v in vars(c).items()}
     return SimpleNamespace(**views)
+
+
+def _in_one_piece(c, left):
+    """A layer's buffers with new arrays for those that are not in one piece, but for what forward has left there."""
+    result = {}
+    for name, a in vars(c).items():
+        if isinstance(a, SimpleNamespace):
+            result[name] = _in_one_piece(a, left)
+        elif name in left or a.flags.c_contiguous or a.flags.f_contiguous:
+            result[name] = a
+        else:
+            result[name] = empty_batch(np, a.shape, a.dtype, wide=True)
+    return SimpleNamespace(**result)
 
 
 class MLP:
@@ -91,15 +104,11 @@ class MLP:
         return Tape(x, [layer.buffers(n, self.dtype) for layer in self.layers])
 
     def tape_after(self, tape):
-        """A Tape that holds the forward pass of ``tape``, a slice of another, and its own arrays for the passes after.
+        """``tape``, a slice of another, for the passes that follow the forward pass; what they write is in one piece.
 
-        Those lie in one piece, so R1's passes over half a batch go through them faster than through halves of arrays.
+        NumPy goes through the rows of an array that lies column by column at a third of the speed.
         """
-        buffers = [layer.buffers(len(tape.x), self.dtype) for layer in self.layers]
-        for layer, own, given in zip(self.layers, buffers, tape.buffers, strict=True):
-            for name in layer.left:
-                setattr(own, name, getattr(given, name))
-        return Tape(tape.x, buffers)
+        return Tape(tape.x, [_in_one_piece(c, layer.left) for layer, c in zip(self.layers, tape.buffers, strict=True)])
 
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.

@@ -9,6 +9,7 @@ import pytest
 from minigan import GAN, Diverged, MiniganError, checkpoint, load, recipes
 from minigan.data import Dataset, from_array
 from minigan.gan import draw_prior
+from minigan.layers import Linear, Maxout
 from minigan.options import PRIORS
 
 SMALL = dict(generator="8, relu", discriminator="8, leaky_relu 0.2", batch_size=8, latent_dim=3, backend="numpy")
@@ -78,13 +79,14 @@ def test_steps_can_be_called_alone_with_a_batch_of_ones_own():
     assert gan.step == 0 and not np.array_equal(before, gan.D.theta)
 
 
+@pytest.mark.parametrize("columns", [2, 20], ids=["long", "wide"])
 @pytest.mark.parametrize("update", ["alternating", "simultaneous"])
-def test_real_and_fake_lie_in_one_batch_real_first(update):
-    gan = built(update=update)
+def test_real_and_fake_lie_in_one_batch_real_first(update, columns):
+    gan = GAN(**SMALL, update=update).build(table(40, columns))
     gan.train_step()
     real = gan.data.normalise(gan.data.X)
     x = gan.tape_D.x
-    assert x.shape == (16, 2)
+    assert x.shape == (16, columns)
     nearest = np.abs(x[:, None] - real[None]).sum(-1).min(1)
     assert (nearest[:8] < 1e-6).all() and (nearest[8:] > 1e-6).any()
 
@@ -108,14 +110,35 @@ def test_no_step_allocates_after_the_first(rows, units, columns):
     assert peak < 3 * 34_000  # bytes: NumPy's own loop buffers, one per operand; one activation has 262 kB or more
 
 
-@pytest.mark.parametrize("option", [dict(r1=0.1), dict(r2=0.1), dict(update="simultaneous")], ids=str)
-def test_passes_over_half_a_batch_write_to_arrays_in_one_piece(option):
-    gan = GAN(**{**SMALL, "r1": 0, **option}).build(table(40, 30))
-    half = gan.tape_D_real if "r1" in option else gan.tape_D_fake
+def memory_order(a):
+    """ "F" or "C", of an array or of some rows of one."""
+    flat = a.reshape(len(a), -1)
+    assert np.shares_memory(flat, a)
+    return "F" if flat.strides[0] == a.itemsize and flat.shape[1] > 1 else "C"
+
+
+HALVES = [dict(r1=0.1), dict(r1=0, r1_end=0.1), dict(r1=0, r2=0.1), dict(r1=0, update="simultaneous")]
+
+
+@pytest.mark.parametrize("option", HALVES, ids=str)
+@pytest.mark.parametrize("units", [4, 12, 40])
+def test_passes_over_half_a_batch_write_to_arrays_in_one_piece(option, units):
+    """And all that meet in an element-wise pass lie alike, also where half a batch alone would lie the other way."""
+    D = f"{units}, tanh, dropout 0.8, maxout {units}x3, {units}, leaky_relu 0.2"
+    gan = GAN(**{**SMALL, "discriminator": D, **option}).build(table(40, 30))
+    half = gan.tape_D_fake if option.get("r1", 0) == 0 and "r1_end" not in option else gan.tape_D_real
     for layer, c, whole in zip(gan.D.layers, half.buffers, gan.tape_D.buffers, strict=True):
         dx = layer.input_gradient(c)
         assert dx.flags.c_contiguous or dx.flags.f_contiguous
-        assert np.shares_memory(c.out, whole.out) and not np.shares_memory(dx, layer.input_gradient(whole))
+        assert np.shares_memory(c.out, whole.out)
+        wide = memory_order(c.out) == "F"
+        assert wide == (c.out.shape[1] > 16)
+        met = [] if isinstance(layer, Linear) else [c.out, c.tangent]
+        if isinstance(layer, Maxout):
+            met += [c.wins[:, 0], c.da[:, 1], c.de[:, 2], c.affine.out, c.affine.tangent, c.win, c.taken, c.piece]
+        elif met:
+            met += [c.dx, c.e, *(getattr(c, name) for name in ("mask", "derivative", "positive") if hasattr(c, name))]
+        assert all((memory_order(a) == "F") == wide for a in met)
 
 
 @pytest.mark.parametrize("update", ["alternating", "simultaneous"])
