@@ -11,8 +11,6 @@ import math
 
 import numpy as np
 
-from minigan.backend import empty
-
 BLOCK = 256  # rows of a distance table held at once: 256 x 10,000 float32 is 10 MB, which stays in cache
 PARZEN_SIGMAS = np.logspace(-1, 0, 10)
 PARZEN_ROWS = 16  # of such a table worked on at once, in several passes: they stay in the nearest cache
@@ -83,12 +81,12 @@ def squared_distance_blocks(a, b, block=BLOCK):
     centre = b.mean(axis=0, dtype=np.float64).astype(dtype)
     block = min(block, len(a))
 
-    right = empty(np, (len(b), features + 2), dtype)
+    right = np.empty((len(b), features + 2), dtype)
     np.subtract(b, centre, out=right[:, :features])
     right[:, features] = _square_norms(right[:, :features])
     right[:, features + 1] = 1
-    left = empty(np, (block, features + 2), dtype)
-    table = empty(np, (block, len(b)), dtype)
+    left = np.empty((block, features + 2), dtype)
+    table = np.empty((block, len(b)), dtype)
     for start in range(0, len(a), block):
         rows = slice(start, min(start + block, len(a)))
         n = rows.stop - start
@@ -182,7 +180,7 @@ def precision_recall_density_coverage(real, fake, k=NEIGHBOURS, block=BLOCK):
     real_radii, fake_radii = _squared_radii(real, k, block), _squared_radii(fake, k, block)
     precise, pairs = 0, 0
     covered, recalled = np.zeros(len(real), bool), np.zeros(len(real), bool)
-    mask = empty(np, (min(block, len(fake)), len(real)), bool)
+    mask = np.empty((min(block, len(fake)), len(real)), bool)
     for rows, d2 in squared_distance_blocks(fake, real, block):  # d2[j, i]: fake j, real i
         inside = np.less(d2, real_radii, out=mask[: len(d2)])
         pairs += int(np.count_nonzero(inside))
