@@ -92,16 +92,13 @@ def width(rounds):
         print(f"{w:10}{weights(it):12,}{s * 1e6:12,.0f}{s * 1e12 / weights(it):24,.0f}")
 
 
-def nbytes(x):
-    """Bytes of all arrays in a Tape or the buffers of a layer."""
+def memory_of(x):
+    """{id: bytes} of the memory that the arrays of Tapes, or of the buffers of layers, lie in."""
     if isinstance(x, np.ndarray):
-        return x.nbytes
+        owner = x if x.base is None else x.base
+        return {id(owner): owner.nbytes}
     parts = x if isinstance(x, list) else vars(x).values()
-    return sum(nbytes(part) for part in parts)
-
-
-def tape_bytes(tape):
-    return tape.x.nbytes + nbytes(tape.buffers)
+    return {key: size for part in parts for key, size in memory_of(part).items()}
 
 
 def memory(rounds):
@@ -117,7 +114,7 @@ def memory(rounds):
     parts = {
         "the data": it.data.X.nbytes,
         "4 x the weights": 4 * 4 * weights(it),
-        "the tapes": sum(tape_bytes(tape) for tape in (it.tape_G, it.tape_DG, it.tape_D)),
+        "the tapes": sum(memory_of([it.tape_G, it.tape_DG, it.tape_D, it.tape_D_real]).values()),
     }
     print("\nmemory: recipe mnist's networks, batch 100, R1 on, MB")
     for name, size in [*parts.items(), ("their sum", sum(parts.values())), ("largest, measured", peak)]:
