@@ -1,8 +1,8 @@
 """NumPy or CuPy behind one name, ``xp``. The only file that names CuPy.
 
-What differs between the two is here: which one is used, random numbers, copies between host and device, and waiting
-for the device; and in graph.py how a GPU does a whole step at once. All other files use ``xp``, and ask which it is
-only where one of the two is faster another way.
+What differs between the two is here: which one is used, where arrays lie, random numbers, copies between host and
+device, and waiting for the device; and in graph.py how a GPU does a whole step at once. All other files use ``xp``,
+and ask which it is only where one of the two is faster another way.
 """
 
 import ctypes
@@ -18,23 +18,40 @@ CACHE_LINE = 64  # bytes, on the processors of our time; also the width of their
 
 
 def empty(xp, shape, dtype, order="C"):
-    """An uninitialised array; on a CPU it begins with a cache line, in memory order ``order``.
+    """An uninitialised array; on a CPU in memory order ``order``, and it begins with a cache line.
 
-    NumPy's own begin anywhere, and its element-wise functions take up to twice as long to write to them.
+    NumPy's own begin at any multiple of 16 bytes, and its element-wise functions then take up to twice as long to
+    write to them.
     """
-    return _from_a_line_on(np.empty, shape, dtype, order) if xp is np else xp.empty(shape, dtype)
+    return _aligned(np.empty, shape, dtype, order) if xp is np else xp.empty(shape, dtype)
 
 
 def zeros(xp, shape, dtype):
-    """The same, filled with zeros."""
-    return _from_a_line_on(np.zeros, shape, dtype) if xp is np else xp.zeros(shape, dtype)
+    """An array of zeros that begins with a cache line, too."""
+    return _aligned(np.zeros, shape, dtype) if xp is np else xp.zeros(shape, dtype)
 
 
-def _from_a_line_on(make, shape, dtype, order="C"):
+def _aligned(make, shape, dtype, order="C"):
+    """make: np.empty, or np.zeros, whose memory costs nothing until it is used. A line too much, and then a view."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = make(size + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + size].view(dtype).reshape(shape, order=order)
+
+
+def empty_batch(xp, shape, dtype, wide=None):
+    """An uninitialised array for a batch of n rows: (n, columns), or (n, groups, columns).
+
+    On a CPU one that is wider than long (``wide``: or is to lie like one) lies in memory column by column (NumPy's
+    order F), not row by row (order C): OpenBLAS takes 3 to 11 % less time for the matrix products of wide layers then.
+    Arrays that meet in an element-wise pass should lie alike, or it takes several times as long. Groups, maxout's
+    pieces, go by the columns of one, because they meet arrays with so many.
+    """
+    if wide is None:
+        wide = shape[0] < shape[-1]
+    if xp is np and wide:
+        return empty(xp, (shape[0], math.prod(shape[1:])), dtype, order="F").reshape(shape)
+    return empty(xp, shape, dtype)
 
 
 class Backend:

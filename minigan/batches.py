@@ -36,7 +36,7 @@ class Batches:
             self.X = backend.to_device(X.astype(dtype, copy=False))
             # Checking the bounds costs NumPy a copy of the batch; CuPy never checks and has no such option.
             self.take_options = {"mode": "clip"} if self.xp is np else {}
-            self.rows = empty(np, (self.m, self.X.shape[1]), dtype) if self.xp is np else None  # for _take
+            self.rowwise = empty(np, (self.m, self.X.shape[1]), dtype) if self.xp is np else None  # for _take
 
     def next(self, out):
         """Write this process's rows of the next minibatch into out (m, columns): all rows, if it is alone."""
@@ -54,8 +54,9 @@ class Batches:
             self._take(rows, out)
 
     def _take(self, rows, out):
-        """Into ``out`` by way of an array that lies row by row, if ``out`` does not: NumPy would make one."""
-        rowwise = out if out.flags.c_contiguous else self.rows
+        """The rows of those numbers into ``out``; by way of an array that lies row by row, if ``out`` does not, for
+        NumPy would make one in each call."""
+        rowwise = out if out.flags.c_contiguous else self.rowwise
         self.xp.take(self.X, rows, axis=0, out=rowwise, **self.take_options)
         if rowwise is not out:
             out[...] = rowwise

@@ -15,12 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from minigan import clusters, losses
-from minigan.backend import Backend
+from minigan.backend import Backend, empty_batch
 from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
 from minigan.graph import Replay
-from minigan.layers import empty_batch
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
@@ -420,9 +419,12 @@ class GAN(Options):
         self.optimizer_D = OPTIMIZERS[self.optimizer](self.D.theta, xp)
         self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
         self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
-        real, fake = self.tape_D[:m], self.tape_D[m:]  # passes of their own go over them only in these cases:
-        self.tape_D_real = self.D.tape_after(real) if self.has_r1 else real
-        self.tape_D_fake = self.D.tape_after(fake) if self.r2 or self.update == "simultaneous" else fake
+        real, fake = self.tape_D[:m], self.tape_D[m:]
+        if self.has_r1:  # R1, R2 and the simultaneous step of G go over one half alone
+            real = self.D.tape_for_backward(real)
+        if self.r2 or self.update == "simultaneous":
+            fake = self.D.tape_for_backward(fake)
+        self.tape_D_real, self.tape_D_fake = real, fake
         self.labels = self.tape_D_real.x[:, data.features :]  # (m, classes), one-hot, of the last real rows
         self.labels[...] = 0
         self.z = empty_batch(xp, (m, self.latent_dim), self.dtype) if beside_z else self.tape_G.x

@@ -11,37 +11,25 @@ gradients go out through ``g`` (the same views of a gradient vector). Four passe
 
 Of a layer's output, ``delta`` is the gradient that ``backward`` sent into it, and ``e`` the gradient that
 reaches its value through the curvature of layers above (None: zero); ``scratch`` is a vector to work in.
-``left`` names what ``forward`` leaves in ``c`` for the other passes.
+``leaves``: the arrays in ``c`` that ``forward`` writes and other passes only read, which ``MLP.tape_for_backward``
+has to know; the mathematics does not.
 
 All arrays have the batch as their first axis. ``n`` rows, ``in`` and ``out`` columns. Every array is
-allocated once, in ``buffers``, and each pass writes into it, so the passes allocate nothing.
+allocated once, in ``buffers`` (or by ``MLP.tape_for_backward``), and each pass writes into it, so the passes allocate
+nothing. How the arrays lie in memory changes only the speed: see ``backend.empty_batch``.
 
 On a CPU the fastest way through an element-wise pass is a few vectorised functions; on a GPU it is a kernel of its own,
 the same formula in C.
 """
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
 
-from minigan.backend import empty
+from minigan.backend import empty_batch
 
 
-def empty_batch(xp, shape, dtype, wide=None):
-    """An uninitialised array for a batch: (n, columns), or (n, groups, columns).
-
-    On a CPU, one that is wider than long (``wide``: or is to be like one) lies in memory column by column: the matrix
-    products of wide layers take 6 to 11 % less time then. Arrays that meet in an element-wise pass must lie alike, for
-    otherwise it takes several times as long.
-    """
-    n, wide = shape[0], shape[0] < shape[-1] if wide is None else wide
-    if xp is np and wide:
-        return empty(xp, (n, math.prod(shape[1:])), dtype, order="F").reshape(shape)
-    return empty(xp, shape, dtype)
-
-
-def buffers(xp, dtype, **shapes):
+def batch_arrays(xp, dtype, **shapes):
     """Named uninitialised arrays for a batch. Memory that is never written costs nothing on a CPU."""
     return SimpleNamespace(**{name: empty_batch(xp, shape, dtype) for name, shape in shapes.items()})
 
@@ -57,14 +45,16 @@ def kernel_on_gpu(xp, inputs, outputs, operation):
 class Linear:
     """out = x W + b, with W (in, out) and b (out,)."""
 
-    left = ("out",)
+    leaves = ("out",)
 
     def __init__(self, n_in, n_out, xp=np):
         self.n_in, self.n_out, self.xp, self.matmul = n_in, n_out, xp, xp.matmul
         self.shapes = (n_in, n_out), (n_out,)
 
     def buffers(self, n, dtype):
-        c = buffers(self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), dx=(n, self.n_in), e=(n, self.n_in))
+        c = batch_arrays(
+            self.xp, dtype, out=(n, self.n_out), tangent=(n, self.n_out), dx=(n, self.n_in), e=(n, self.n_in)
+        )
         c.ones = self.xp.ones(n, dtype)
         return c
 
@@ -109,14 +99,16 @@ class Linear:
         return self.matmul(dout, p[0].T, out=out)
 
     def _outer(self, a, b, out):
-        """a (n, 1) times b (1, in). NumPy's matmul has no BLAS for it, its dot has, if ``out`` lies row by row."""
-        if self.xp is not np:
+        """The same product for a layer with one output: a (n, 1) times b (1, in), an outer product.
+
+        NumPy's matmul has no BLAS for it. Its dot has, if ``out`` lies row by row, or else is transposed.
+        """
+        if self.xp is not np or not (out.flags.c_contiguous or out.flags.f_contiguous):  # or some rows of a wide tape
             return self.xp.multiply(a, b, out=out)
         if out.flags.c_contiguous:
             return np.dot(a, b, out=out)
-        if out.flags.f_contiguous:
-            return np.dot(b.T, a.T, out=out.T).T
-        return np.multiply(a, b, out=out)
+        np.dot(b.T, a.T, out=out.T)
+        return out
 
 
 class Maxout:
@@ -125,7 +117,7 @@ class Maxout:
     W is (in, pieces * units) with the pieces side by side, so that all of them are one product.
     """
 
-    left = "out", "wins"
+    leaves = "out", "wins"
 
     def __init__(self, n_in, n_out, pieces, xp=np):
         self.n_in, self.n_out, self.pieces, self.xp = n_in, n_out, pieces, xp
@@ -134,10 +126,11 @@ class Maxout:
 
     def buffers(self, n, dtype):
         shape, by_piece = (n, self.n_out), (n, self.pieces, self.n_out)
-        c = buffers(self.xp, dtype, out=shape, tangent=shape, piece=shape, wins=by_piece, da=by_piece, de=by_piece)
+        c = batch_arrays(self.xp, dtype, out=shape, tangent=shape, piece=shape, wins=by_piece, da=by_piece, de=by_piece)
         c.affine = self.affine.buffers(n, dtype)
-        a, adot = (empty_batch(self.xp, by_piece, dtype) for _ in range(2))
-        c.affine.out, c.affine.tangent = a.reshape(n, -1), adot.reshape(n, -1)  # they meet the other arrays of pieces
+        # Linear has chosen how these lie by all its columns; the arrays that they meet went by the units.
+        c.affine.out = empty_batch(self.xp, by_piece, dtype).reshape(n, -1)
+        c.affine.tangent = empty_batch(self.xp, by_piece, dtype).reshape(n, -1)
         if self.xp is np:
             c.win, c.taken = empty_batch(np, shape, bool), empty_batch(np, shape, bool)
         else:
@@ -208,7 +201,8 @@ class Dropout:
     Srivastava et al., 2014. The mask of the last forward pass serves all passes that follow it.
     """
 
-    shapes, left = (), ("out", "mask")
+    shapes = ()
+    leaves = "out", "mask"
 
     def __init__(self, n_in, keep, xp=np):
         self.n_in = self.n_out = n_in
@@ -219,7 +213,7 @@ class Dropout:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        c = buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
+        c = batch_arrays(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
         c.uniform = empty_batch(self.xp, shape, np.float64 if np.dtype(dtype).itemsize > 4 else np.float32)
         c.kept = empty_batch(self.xp, shape, bool)
         c.mask = empty_batch(self.xp, shape, c.uniform.dtype)
@@ -258,22 +252,24 @@ class Fourier:
     The last ``beside`` columns, one-hot labels for example, have no detail: they go through as they are.
     """
 
-    shapes, left = (), ("out",)
+    shapes = ()
+    leaves = ("out",)
 
     def __init__(self, n_in, octaves, xp=np, beside=0):
         self.groups = 1 + 2 * octaves  # of n_x columns each: x, then a sine and a cosine of each octave
-        self.n_x, self.wide = n_in - beside, (n_in - beside) * self.groups
-        self.n_in, self.n_out = n_in, self.wide + beside
+        self.n_x, self.n_waves = n_in - beside, (n_in - beside) * self.groups
+        self.n_in, self.n_out = n_in, self.n_waves + beside
         self.octaves, self.xp = octaves, xp
 
     def buffers(self, n, dtype):
-        wide, by_group, narrow = (n, self.n_out), (n, self.groups, self.n_x), (n, self.n_in)
-        c = buffers(self.xp, dtype, out=wide, tangent=wide, dx=narrow, e=narrow)
-        c.slope, c.product = (empty_batch(self.xp, by_group, dtype, wide=n < self.n_out) for _ in range(2))
+        like_x, like_out, by_group = (n, self.n_in), (n, self.n_out), (n, self.groups, self.n_x)
+        c = batch_arrays(self.xp, dtype, out=like_out, tangent=like_out, dx=like_x, e=like_x)
+        c.slope = empty_batch(self.xp, by_group, dtype, wide=n < self.n_out)
+        c.product = empty_batch(self.xp, by_group, dtype, wide=n < self.n_out)
         return c
 
     def forward(self, x, p, c, rng=None):
-        c.out[:, self.wide :] = x[:, self.n_x :]
+        c.out[:, self.n_waves :] = x[:, self.n_x :]
         out, x = self._by_group(c.out), x[:, : self.n_x]
         out[:, 0] = x
         for k in range(self.octaves):
@@ -292,7 +288,7 @@ class Fourier:
             self.xp.multiply(out[:, 1 + 2 * k], -(2.0**k), out=c.slope[:, 2 + 2 * k])
         self.xp.multiply(self._by_group(dout), c.slope, out=c.product)
         c.product.sum(axis=1, out=c.dx[:, : self.n_x])
-        c.dx[:, self.n_x :] = dout[:, self.wide :]
+        c.dx[:, self.n_x :] = dout[:, self.n_waves :]
         return c.dx
 
     def input_gradient(self, c):
@@ -300,7 +296,7 @@ class Fourier:
 
     def tangent(self, xdot, p, c):
         self.xp.multiply(c.slope, xdot[:, None, : self.n_x], out=self._by_group(c.tangent))
-        c.tangent[:, self.wide :] = xdot[:, self.n_x :]
+        c.tangent[:, self.n_waves :] = xdot[:, self.n_x :]
         return c.tangent
 
     def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
@@ -319,13 +315,14 @@ class Fourier:
         return c.product.sum(axis=1, out=c.e)  # weights lie below, so none of its columns are ``beside``
 
     def _by_group(self, a):
-        return a[:, : self.wide].reshape(len(a), self.groups, self.n_x)
+        return a[:, : self.n_waves].reshape(len(a), self.groups, self.n_x)
 
 
 class LeakyReLU:
     """out = max(x, slope x), element by element; 0 <= slope < 1."""
 
-    shapes, left = (), ("out",)
+    shapes = ()
+    leaves = ("out",)
 
     def __init__(self, n_in, slope=0.2, xp=np):
         self.n_in = self.n_out = n_in
@@ -337,7 +334,7 @@ class LeakyReLU:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        c = buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
+        c = batch_arrays(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape)
         if self.xp is np:
             c.positive = empty_batch(np, shape, bool)
         else:
@@ -352,7 +349,7 @@ class LeakyReLU:
         return self.xp.maximum(x, c.out, out=c.out)
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
-        """dx = dout where x > 0, else slope dout."""
+        """dx = dout where x > 0, else slope dout. Leaves where x > 0 for the passes that follow."""
         if self.backward_kernel:
             self.backward_kernel(x, dout, self.slope, c.derivative, c.dx)
             return c.dx
@@ -369,15 +366,16 @@ class LeakyReLU:
         return None if e is None else self._times_derivative(e, c, c.e)  # no curvature
 
     def _times_derivative(self, a, c, out):
-        """a where x > 0, else slope a. On a CPU the derivative is made in ``out``: another array would cost cache.
+        """a φ'(x): a where x > 0, else slope a. ``a`` and ``out`` are different arrays.
 
+        On a CPU the derivative is made in ``out``, for another array would have to be read from beyond the caches.
         ``clip`` is vectorised; a maximum with a number is not, and ``where`` or a product with a mask is slower still.
         """
         if self.backward_kernel:
             return self.xp.multiply(a, c.derivative, out=out)
-        out[...] = c.positive
+        out[...] = c.positive  # the derivative: 1 where x > 0, else 0,
         if self.slope:
-            out.clip(self.slope, 1, out=out)
+            out.clip(self.slope, 1, out=out)  # or else the slope
         return np.multiply(a, out, out=out)
 
 
@@ -388,13 +386,16 @@ class ReLU(LeakyReLU):
         super().__init__(n_in, 0.0, xp)
 
     def forward(self, x, p, c, rng=None):
-        return x.clip(0, np.inf, out=c.out) if self.xp is np else self.xp.maximum(x, 0, out=c.out)
+        if self.xp is np:
+            return x.clip(0, np.inf, out=c.out)  # faster than a maximum with a number
+        return self.xp.maximum(x, 0, out=c.out)
 
 
 class _Smooth:
     """What Tanh and Sigmoid share: φ' and φ'' are functions of the output, and φ'' is not zero."""
 
-    shapes, left = (), ("out",)
+    shapes = ()
+    leaves = ("out",)
 
     def __init__(self, n_in, xp=np):
         self.n_in = self.n_out = n_in
@@ -415,7 +416,7 @@ class _Smooth:
 
     def buffers(self, n, dtype):
         shape = n, self.n_in
-        return buffers(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
+        return batch_arrays(self.xp, dtype, out=shape, tangent=shape, dx=shape, e=shape, derivative=shape)
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         if self.backward_kernel:

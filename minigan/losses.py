@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from minigan.layers import empty_batch
+from minigan.backend import empty_batch
 
 LOSSES = ("non-saturating", "minimax")
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from minigan.backend import zeros
+from minigan.backend import empty_batch, zeros
 from minigan.errors import MiniganError
-from minigan.layers import Dropout, Fourier, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh, empty_batch
+from minigan.layers import Dropout, Fourier, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh
 
 ACTIVATIONS = {"relu": ReLU, "leaky_relu": LeakyReLU, "tanh": Tanh, "sigmoid": Sigmoid}
 
@@ -43,7 +43,8 @@ class Tape:
 
     ``x`` (n, in) is the input and may be written to directly; ``out`` (n, out) the output. The caller holds
     the tape, so a second batch on a second tape cannot overwrite what the first one still needs.
-    ``tape[rows]`` is the same tape seen through a slice of its rows: views, no copies. Dropout is drawn on whole tapes.
+    ``tape[rows]`` is the same tape seen through a slice of its rows: views, no copies. A forward pass with dropout
+    needs a whole tape: NumPy draws only into arrays in one piece, and raises ValueError for others.
     """
 
     def __init__(self, x, buffers):
@@ -60,16 +61,16 @@ def _rows(c, rows):
     return SimpleNamespace(**views)
 
 
-def _in_one_piece(c, left):
-    """A layer's buffers with new arrays for those that are not in one piece, but for what forward has left there."""
+def _in_one_piece(c, leaves):
+    """A layer's buffers with new arrays for those that are not in one piece, but for what forward leaves there."""
     result = {}
     for name, a in vars(c).items():
         if isinstance(a, SimpleNamespace):
-            result[name] = _in_one_piece(a, left)
-        elif name in left or a.flags.c_contiguous or a.flags.f_contiguous:
+            result[name] = _in_one_piece(a, leaves)
+        elif name in leaves or a.flags.c_contiguous or a.flags.f_contiguous:
             result[name] = a
         else:
-            result[name] = empty_batch(np, a.shape, a.dtype, wide=True)
+            result[name] = empty_batch(np, a.shape, a.dtype, wide=True)  # a GPU's rows are always in one piece
     return SimpleNamespace(**result)
 
 
@@ -103,12 +104,14 @@ class MLP:
         x = empty_batch(self.xp, (n, self.n_in), self.dtype)
         return Tape(x, [layer.buffers(n, self.dtype) for layer in self.layers])
 
-    def tape_after(self, tape):
-        """``tape``, a slice of another, for the passes that follow the forward pass; what they write is in one piece.
+    def tape_for_backward(self, tape):
+        """``tape``, some rows of another whose forward pass is done: a Tape with the same x and what ``forward`` left.
 
-        NumPy goes through the rows of an array that lies column by column at a third of the speed.
+        What the other passes write lies in one piece there. Some rows of an array that lies column by column do not,
+        and NumPy takes three times as long over them.
         """
-        return Tape(tape.x, [_in_one_piece(c, layer.left) for layer, c in zip(self.layers, tape.buffers, strict=True)])
+        pairs = zip(self.layers, tape.buffers, strict=True)
+        return Tape(tape.x, [_in_one_piece(c, layer.leaves) for layer, c in pairs])
 
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.

@@ -23,7 +23,7 @@ class Optimizer:
         self.xp, self.state, self.powers = xp, {name: zeros(xp, theta.shape, theta.dtype) for name in state}, []
         self.buffer = self.kernel = None
         if xp is np:
-            self.buffer = empty(xp, theta[:CACHE_PIECE].shape, theta.dtype)
+            self.buffer = empty(xp, (min(len(theta), CACHE_PIECE),), theta.dtype)
         else:
             self.kernel = xp.ElementwiseKernel(*self.ON_GPU, name=type(self).__name__)
 

@@ -10,8 +10,8 @@ import os
 import sys
 import traceback
 
+from minigan.backend import empty_batch
 from minigan.errors import MiniganError
-from minigan.layers import empty_batch
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")

@@ -15,12 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from minigan import losses
-from minigan.backend import Backend
+from minigan.backend import Backend, empty_batch
 from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
 from minigan.gan import GAN
-from minigan.layers import empty_batch
 from minigan.mlp import MLP, parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import RULES
