@@ -120,7 +120,8 @@ class Draw:
 def draws(workload, steps, seed=2, dtype="float32"):
     """A Draw for each of ``steps`` training steps.
 
-    With seed 1 one of images-512-r1's units lies within rounding of its kink, where R1's gradient jumps.
+    With seed 1 one of images-512-r1's units lies within rounding of its kink, where R1's gradient jumps, and the
+    comparison would take rounding for other work.
     """
     rng, X, m, keeps = np.random.default_rng(seed), workload.data(), workload.batch_size, workload.keeps()
     rows = [2 * m] if workload.update == "simultaneous" else [2 * m, m]  # of every run of D

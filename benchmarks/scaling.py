@@ -7,7 +7,7 @@ batch     µs per row of a step, for growing minibatches: level where the cost i
           too small to pay for what each step costs anyway (SGD touches every weight once, whatever the batch)
 width     µs per million weights, for growing networks
 memory    the largest sum of all arrays while training, by tracemalloc, beside its bound: the data, four times
-          the weights (themselves, gradient, velocity; the average of G or the penalty's scratch of D) and the tapes
+          the weights (themselves, gradient, velocity, and the average, which D has not) and the tapes, R1's among them
 measures  Parzen window and precision / recall at N = 10,000 rows of 784, and the most memory they take
 
 The sizes take turns, --rounds times; medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are unset.

@@ -1,6 +1,6 @@
 """How long one training step takes: minigan beside PyTorch, JAX and its own matrix products.
 
-    python benchmarks/step.py                                  # everything; about 10 minutes on an idle machine
+    python benchmarks/step.py                                  # everything; six to ten minutes
     python benchmarks/step.py --workloads ring --rounds 15
     python benchmarks/step.py --contenders products,minigan    # needs neither PyTorch nor JAX
     python benchmarks/step.py --profile                        # where minigan's step spends its time
