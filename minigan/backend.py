@@ -44,8 +44,8 @@ def empty_batch(xp, shape, dtype, wide=None):
 
     On a CPU one that is wider than long (``wide``: or is to lie like one) lies in memory column by column (NumPy's
     order F), not row by row (order C): OpenBLAS takes 3 to 11 % less time for the matrix products of wide layers then.
-    Arrays that meet in an element-wise pass should lie alike, or it takes several times as long. Groups, maxout's
-    pieces, go by the columns of one, because they meet arrays with so many.
+    Arrays that meet in an element-wise pass should lie alike, or it takes several times as long. So groups, such as the
+    pieces of maxout, go by the columns of one group: the arrays that they meet have so many.
     """
     if wide is None:
         wide = shape[0] < shape[-1]
