@@ -11,8 +11,7 @@ gradients go out through ``g`` (the same views of a gradient vector). Four passe
 
 Of a layer's output, ``delta`` is the gradient that ``backward`` sent into it, and ``e`` the gradient that
 reaches its value through the curvature of layers above (None: zero); ``scratch`` is a vector to work in.
-``leaves``: the arrays in ``c`` that ``forward`` writes and other passes only read, which ``MLP.tape_for_backward``
-has to know; the mathematics does not.
+``leaves`` names what ``forward`` writes to ``c`` beside ``out`` for the other passes, if it does.
 
 All arrays have the batch as their first axis. ``n`` rows, ``in`` and ``out`` columns. Every array is
 allocated once, in ``buffers`` (or by ``MLP.tape_for_backward``), and each pass writes into it, so the passes allocate
@@ -44,8 +43,6 @@ def kernel_on_gpu(xp, inputs, outputs, operation):
 
 class Linear:
     """out = x W + b, with W (in, out) and b (out,)."""
-
-    leaves = ("out",)
 
     def __init__(self, n_in, n_out, xp=np):
         self.n_in, self.n_out, self.xp, self.matmul = n_in, n_out, xp, xp.matmul
@@ -117,7 +114,7 @@ class Maxout:
     W is (in, pieces * units) with the pieces side by side, so that all of them are one product.
     """
 
-    leaves = "out", "wins"
+    leaves = ("wins",)
 
     def __init__(self, n_in, n_out, pieces, xp=np):
         self.n_in, self.n_out, self.pieces, self.xp = n_in, n_out, pieces, xp
@@ -202,7 +199,7 @@ class Dropout:
     """
 
     shapes = ()
-    leaves = "out", "mask"
+    leaves = ("mask",)
 
     def __init__(self, n_in, keep, xp=np):
         self.n_in = self.n_out = n_in
@@ -253,7 +250,6 @@ class Fourier:
     """
 
     shapes = ()
-    leaves = ("out",)
 
     def __init__(self, n_in, octaves, xp=np, beside=0):
         self.groups = 1 + 2 * octaves  # of n_x columns each: x, then a sine and a cosine of each octave
@@ -322,7 +318,6 @@ class LeakyReLU:
     """out = max(x, slope x), element by element; 0 <= slope < 1."""
 
     shapes = ()
-    leaves = ("out",)
 
     def __init__(self, n_in, slope=0.2, xp=np):
         self.n_in = self.n_out = n_in
@@ -395,7 +390,6 @@ class _Smooth:
     """What Tanh and Sigmoid share: φ' and φ'' are functions of the output, and φ'' is not zero."""
 
     shapes = ()
-    leaves = ("out",)
 
     def __init__(self, n_in, xp=np):
         self.n_in = self.n_out = n_in

@@ -61,13 +61,13 @@ def _rows(c, rows):
     return SimpleNamespace(**views)
 
 
-def _in_one_piece(c, leaves):
-    """A layer's buffers with new arrays for those that are not in one piece, but for what forward leaves there."""
+def _in_one_piece(c, left):
+    """A layer's buffers with new arrays for those that are not in one piece, but for what forward left there."""
     result = {}
     for name, a in vars(c).items():
         if isinstance(a, SimpleNamespace):
-            result[name] = _in_one_piece(a, leaves)
-        elif name in leaves or a.flags.c_contiguous or a.flags.f_contiguous:
+            result[name] = _in_one_piece(a, left)
+        elif name in left or a.flags.c_contiguous or a.flags.f_contiguous:
             result[name] = a
         else:
             result[name] = empty_batch(np, a.shape, a.dtype, wide=True)  # a GPU's rows are always in one piece
@@ -110,8 +110,8 @@ class MLP:
         What the other passes write lies in one piece there. Some rows of an array that lies column by column do not,
         and NumPy takes three times as long over them.
         """
-        pairs = zip(self.layers, tape.buffers, strict=True)
-        return Tape(tape.x, [_in_one_piece(c, layer.leaves) for layer, c in pairs])
+        left = [("out", *getattr(layer, "leaves", ())) for layer in self.layers]
+        return Tape(tape.x, [_in_one_piece(c, names) for c, names in zip(tape.buffers, left, strict=True)])
 
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.
