@@ -107,7 +107,7 @@ def test_no_step_allocates_after_the_first(rows, units, columns):
         gan.train_step()
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
-    assert peak < 3 * 34_000  # bytes: NumPy's own loop buffers, one per operand; one activation has 262 kB or more
+    assert peak < 100_000  # bytes: NumPy's own loop buffers, 32 kB each; one activation here has 262 kB or more
 
 
 def memory_order(a):
