@@ -248,7 +248,9 @@ def make_markdown(by_script):
         parts += [f"| {' | '.join(map(cell, row))} |" for row in merge(outcomes)]
         parts.append(f"\n{seconds} s")
     seeds = sorted({o.seed for found in by_script.values() for o in found})
-    return f"# The claims, seeds {', '.join(map(str, seeds))}\n" + "\n".join(parts) + "\n"
+    how = "What was measured is given seed by seed, with a · between; below a table, the seconds that each seed took.\n"
+    heading = f"# The claims, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}\n"
+    return heading + ("\n" + how) * (len(seeds) > 1) + "\n".join(parts) + "\n"
 
 
 def title(script):

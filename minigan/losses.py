@@ -118,7 +118,7 @@ def cross_entropy_gradient(logits, labels, out, xp=np):
 
 
 class GradientPenalty:
-    """(γ/2) E‖∇ₓ s(x)‖², R1 on real rows or R2 on fake ones: Mescheder et al. 2018, arXiv 1801.04406, eq. 9.
+    """(γ/2) E‖∇ₓ s(x)‖², R1 on real rows or R2 on fake ones: Mescheder et al. 2018, arXiv 1801.04406, eqs. 9, 10.
 
     Its gradient needs no autograd. With v = ∇ₓ s held constant, d/dθ ½‖∇ₓ s‖² = d/dθ (v·∇ₓ s), which is the
     gradient of the tangent (directional derivative) of s along v. So: one backward pass with dout = 1 for v,
