@@ -170,7 +170,7 @@ def parser():
     g.add_argument("--gif", action="store_true", default=None, help="also draw training as an animation, training.gif")
     g.add_argument("--quiet", action="store_true", help="print nothing but errors")
     g.add_argument("--version", action="version", version=f"minigan {__version__}")
-    return p  # fmt: skip
+    return p
 
 
 def number_or_name(text):

@@ -58,9 +58,6 @@ class LogSumExp:
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         return np.multiply(dout, c.p, out=c.dx)
 
-    def input_gradient(self, c):
-        return c.dx
-
     def tangent(self, xdot, p, c):
         return np.sum(c.p * xdot, axis=1, keepdims=True, out=c.tangent)
 

@@ -217,7 +217,10 @@ def _restore(gan, arrays, meta, data):
     if unknown:
         raise ValueError(f"it holds {files.listed(unknown)}")
     for name, out in live.items():
-        _copy(arrays, name, out, gan.backend_used)
+        value = arrays[name]
+        if value.shape != out.shape or value.dtype != out.dtype:
+            _refuse(name, value, out.dtype, out.shape)
+        out[...] = gan.backend_used.to_device(value)
     for optimizer, powers in zip((gan.optimizer_G, gan.optimizer_D), meta["powers"], strict=True):
         if len(powers) != len(optimizer.powers) or not all(-1 <= power <= 1 for power in powers):
             raise ValueError(f"powers are {powers}")
@@ -240,14 +243,6 @@ def _label_shares(shares):
     shares = shares or {}
     whole = {whole_or_text(label): share for label, share in shares.items()}
     return (whole if all(isinstance(label, int) for label in whole) else shares) or None
-
-
-def _copy(arrays, name, out, backend):
-    """Fill ``out`` with the array of that name, if it has its shape and dtype."""
-    value = arrays[name]
-    if value.shape != out.shape or value.dtype != out.dtype:
-        _refuse(name, value, out.dtype, out.shape)
-    out[...] = backend.to_device(value)
 
 
 def _refuse(name, value, dtype, shape):

@@ -226,8 +226,9 @@ def _labels(labels, n, name):
 
 
 def whole_or_text(text):
-    """A whole number if a text is one, written as Python writes it, else the text: 007 and 7 are different labels."""
-    return int(text) if re.fullmatch(r"0|-?[1-9]\d{0,17}", text, re.ASCII) else text
+    """A whole number (of 64 bits) if a text is one, written as Python writes it, else the text: 007 is not 7."""
+    whole = re.fullmatch(r"0|-?[1-9]\d{0,18}", text, re.ASCII) is not None and -(2**63) <= int(text) < 2**63
+    return int(text) if whole else text
 
 
 # ------------------------------------------------------------------------------------------ streams

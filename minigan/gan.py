@@ -95,7 +95,10 @@ class GAN(Options):
         self._backward_D()
 
     def discriminator_gradient(self, x_real=None):
-        """d(-V̂ + penalties)/dθ_D into ``grad_D``, real and fake rows in one batch."""
+        """d(-V̂ + penalties)/dθ_D into ``grad_D``, real and fake rows in one batch.
+
+        With update "alternating" a penalty works in the memory of ``grad_G``, whose content is lost.
+        """
         self._forward_real_and_fake(x_real)
         self._backward_D()
 

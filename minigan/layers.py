@@ -66,10 +66,6 @@ class Linear:
             self._parameter_gradient(dout, x, c, g)
         return self._input_gradient(dout, p, c.dx) if need_dx else None
 
-    def input_gradient(self, c):
-        """Where ``backward`` left dL/dx."""
-        return c.dx
-
     def tangent(self, xdot, p, c):
         return self.matmul(xdot, p[0], out=c.tangent)
 
@@ -146,9 +142,6 @@ class Maxout:
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         da = self._to_winners(dout, c, c.da)
         return self.affine.backward(da, x, p, c.affine, g, need_dx)
-
-    def input_gradient(self, c):
-        return c.affine.dx
 
     def tangent(self, xdot, p, c):
         return self._from_winners(self.affine.tangent(xdot, p, c.affine), c)
@@ -231,9 +224,6 @@ class Dropout:
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         return self.xp.multiply(dout, c.mask, out=c.dx) if need_dx else None
 
-    def input_gradient(self, c):
-        return c.dx
-
     def tangent(self, xdot, p, c):
         return self.xp.multiply(xdot, c.mask, out=c.tangent)
 
@@ -285,9 +275,6 @@ class Fourier:
         self.xp.multiply(self._by_group(dout), c.slope, out=c.product)
         c.product.sum(axis=1, out=c.dx[:, : self.n_x])
         c.dx[:, self.n_x :] = dout[:, self.n_waves :]
-        return c.dx
-
-    def input_gradient(self, c):
         return c.dx
 
     def tangent(self, xdot, p, c):
@@ -350,9 +337,6 @@ class LeakyReLU:
             return c.dx
         np.greater(x, 0, out=c.positive)
         return self._times_derivative(dout, c, c.dx)
-
-    def input_gradient(self, c):
-        return c.dx
 
     def tangent(self, xdot, p, c):
         return self._times_derivative(xdot, c, c.tangent)
@@ -418,9 +402,6 @@ class _Smooth:
             return c.dx
         self._derivative(c)
         return self.xp.multiply(dout, c.derivative, out=c.dx)
-
-    def input_gradient(self, c):
-        return c.dx
 
     def tangent(self, xdot, p, c):
         return self.xp.multiply(xdot, c.derivative, out=c.tangent)

@@ -145,6 +145,5 @@ class GradientPenalty:
         net.xp.multiply(v, gamma / len(v), out=self.xdot)
         self.xdot[:, self.features :] = 0
         gradient_norms = net.tangent(self.xdot, tape)
-        deltas = [layer.input_gradient(c) for layer, c in zip(net.layers[1:], tape.buffers[1:], strict=True)]
-        net.backward_tangent([*deltas, self.one], self.xdot, tape, grad, self.scratch)
+        net.backward_tangent(self.xdot, tape, grad, self.scratch)
         return gradient_norms

@@ -106,7 +106,8 @@ def nearest_neighbours(x, reference, block=BLOCK):
     """For each row of x the nearest row of reference: `(index (N,) int64, distance (N,) float64)`, Euclidean.
 
     x (N, features), reference (M, features). The distance is computed again from the pair itself, so that a
-    copy has distance exactly 0: compare distances to training and to held-out data to see memorisation.
+    copy has distance exactly 0, if no other row is equal to it but for the table's rounding: compare distances to
+    training and to held-out data to see memorisation.
     Raises ValueError if shapes disagree or values are not finite.
     """
     x, reference = _pair(x, reference, "x", "reference")
@@ -421,7 +422,7 @@ def jensen_shannon_1d(density, other, low, high, bins=100):
 # ---- labels ------------------------------------------------------------------------------------------------
 
 
-def nearest_labels(fake, real, labels, block=BLOCK):
+def nearest_labels(fake, real, labels):
     """Label of the nearest real row for each fake, (N,): a 1-NN classifier, 98 % right on the 8x8 digits.
 
     fake (N, features), real (M, features), labels (M,). Raises ValueError if shapes disagree or values are
@@ -430,7 +431,7 @@ def nearest_labels(fake, real, labels, block=BLOCK):
     labels = np.asarray(labels)
     if labels.shape != (len(real),):
         raise ValueError(f"labels must have shape ({len(real)},), one for each real row, got {labels.shape}")
-    return labels[nearest_neighbours(fake, real, block)[0]]
+    return labels[nearest_neighbours(fake, real)[0]]
 
 
 def label_agreement(dataset, fake, labels, classifier=None):
@@ -677,11 +678,9 @@ def _evaluate_finite(dataset, fake, rng, reference):
     scores = {"n": n, **precision_recall_density_coverage(real[:n], fake)}
     if dataset.labels is not None:
         classes, labels = np.unique(dataset.labels, return_inverse=True)
-        n_classes = len(classes)
-        target = label_histogram(labels, n_classes)
-        found = label_histogram(nearest_labels(fake, real, labels[order[:MAX_ROWS]]), n_classes)
-        scores["classes_present"] = int(((found > 0) & (target > 0)).sum())
-        scores["classes"] = int((target > 0).sum())
+        target = label_histogram(labels, len(classes))
+        found = label_histogram(nearest_labels(fake, real, labels[order[:MAX_ROWS]]), len(classes))
+        scores |= {"classes_present": int((found > 0).sum()), "classes": len(classes)}
         scores["label_tv"] = total_variation(found, target)
         # E|share - p| = sqrt(2 p (1 - p) / (pi n)) for a binomial count, nearly
         scores["perfect_label_tv"] = 0.5 * float(np.sqrt(2 * target * (1 - target) / (math.pi * n)).sum())

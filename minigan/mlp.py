@@ -50,6 +50,7 @@ class Tape:
     def __init__(self, x, buffers):
         self.x, self.buffers, self.out = x, buffers, buffers[-1].out
         self.inputs = [x] + [c.out for c in buffers[:-1]]  # of every layer, in order
+        self.deltas = [None] * len(buffers)  # the gradient that the last backward pass sent into each layer's output
 
     def __getitem__(self, rows):
         return Tape(self.x[rows], [_rows(c, rows) for c in self.buffers])
@@ -153,6 +154,7 @@ class MLP:
         for i in reversed(range(0 if need_dx else self._lowest, len(self.layers))):
             g = grad.layers[i] if grad is not None else None
             below = need_dx or i > self._lowest
+            tape.deltas[i] = dout
             dout = self.layers[i].backward(dout, tape.inputs[i], self.params.layers[i], tape.buffers[i], g, below)
         return dout
 
@@ -162,17 +164,17 @@ class MLP:
             xdot = layer.tangent(xdot, p, c)
         return xdot
 
-    def backward_tangent(self, deltas, xdot, tape, grad, scratch):
-        """Add to ``grad`` the gradient of sum(deltas[-1] * tangent(xdot)), with xdot held constant.
+    def backward_tangent(self, xdot, tape, grad, scratch):
+        """Add to ``grad`` the gradient of sum(dout * tangent(xdot)), with xdot and the last backward's dout constant.
 
-        deltas[i] is the gradient that ``backward`` sent into the output of layer i. A layer passes down ``e``, the
-        part that reaches the value itself; it is None (zero) until the first layer with curvature, from above.
+        A layer passes down ``e``, the part that reaches the value itself; it is None (zero) until the first layer with
+        curvature, from above.
         """
         e = None
         xdots = [xdot] + [c.tangent for c in tape.buffers[:-1]]
         for i in reversed(range(len(self.layers))):
             e = self.layers[i].backward_tangent(
-                e, deltas[i], tape.inputs[i], xdots[i], self.params.layers[i], tape.buffers[i],
+                e, tape.deltas[i], tape.inputs[i], xdots[i], self.params.layers[i], tape.buffers[i],
                 grad.layers[i], scratch.layers[i], need_e=i > self._lowest,
             )  # fmt: skip
 

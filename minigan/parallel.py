@@ -3,7 +3,8 @@
     mpiexec -n 4 python train.py --batch-size 256
 
 Each process draws the same random numbers as one process alone would, and keeps its own rows of them; after each
-backward pass one all-reduce averages the flat gradient. So all hold equal weights, always, and nothing else is sent.
+backward pass one all-reduce averages the flat gradient. So all hold equal weights, always. Beside that, only a report's
+few numbers are averaged, and train.py asks after each step whether a signal, or the time to save, has come for one.
 """
 
 import os
@@ -35,11 +36,11 @@ class Alone:
 
 
 class Ranks(Alone):
-    """One of several MPI processes. ``MPI`` is mpi4py's module, ``backend`` the one whose arrays are
-    averaged, the GAN's; CuPy's are staged through the host."""
+    """One of several MPI processes. ``MPI`` is mpi4py's module. The GAN sets ``backend``, the one whose arrays are
+    averaged; CuPy's are staged through the host."""
 
-    def __init__(self, MPI, comm, backend):
-        self.MPI, self.comm, self.backend = MPI, comm, backend
+    def __init__(self, MPI, comm):
+        self.MPI, self.comm = MPI, comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._buffers = {}
 
@@ -114,7 +115,7 @@ def launched():
     return max([1] + [int(os.environ[v]) for v in SIZE_VARIABLES if os.environ.get(v, "").isdigit()])
 
 
-def connect(backend):
+def connect():
     """The Ranks of this process, or Alone without an MPI launcher. Raises MiniganError if mpi4py is missing."""
     if launched() == 1:
         return Alone()
@@ -125,4 +126,4 @@ def connect(backend):
             f"{launched()} MPI processes were started and mpi4py cannot be used ({error}); "
             "pip install mpi4py, or start a single process without mpiexec"
         ) from error
-    return Ranks(MPI, MPI.COMM_WORLD, backend) if MPI.COMM_WORLD.Get_size() > 1 else Alone()
+    return Ranks(MPI, MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else Alone()

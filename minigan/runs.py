@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from minigan import GAN, MiniganError, __version__, checkpoint, files, load, metrics, parallel, plots
-from minigan.backend import Backend
 from minigan.data import IN_FOLDERS, NAMES
 from minigan.files import write
 from minigan.options import Options
@@ -116,7 +115,7 @@ class Run:
 
         say(line) is called before what takes a while, if a person may be waiting.
         """
-        gan = GAN(ranks=parallel.connect(Backend("numpy")), **{name: options[name] for name in GAN_OPTIONS})
+        gan = GAN(ranks=parallel.connect(), **{name: options[name] for name in GAN_OPTIONS})
         data = data_of(options)
         if gan.cluster_parts and gan.ranks.rank == 0 and sys.stdout.isatty():  # a log has no need of it
             say(f"looking for {gan.clusters} clusters in {data.name}, by way of {gan.cluster_parts} parts")
@@ -151,7 +150,7 @@ class Run:
             )
         options = check_run_options({**RUN_OPTIONS, **known, **given})
         check_data_dir(given.get("data_dir"), options["data"])
-        ranks = parallel.connect(Backend("numpy"))
+        ranks = parallel.connect()
         unlock = files.lock(folder) if ranks.rank == 0 else lambda: None
         try:
             return cls._resumed(folder, config["recipe"], options, given, ranks, unlock)
@@ -304,6 +303,8 @@ class Run:
         if gan.ranks.rank > 0 or tenth(gan.step) == tenth(gan.step - 1):
             return None
         fake = gan.sample(1000, seed=gan.seed, truncation=1.0)  # a narrower prior is no collapse
+        if not np.isfinite(fake).all():  # it has diverged: the next report says so
+            return None
         before, self.signs = self.signs, metrics.collapse_signs(self.data, fake)
         if before and not self.signs:
             return f"step {gan.step}: the samples have the variety of the data again"

@@ -354,7 +354,7 @@ def test_processes_share_a_step_through_the_host(device):
     thetas = []
     for backend in (Backend("numpy"), device):
         comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a: np.add(a, a, out=a))
-        ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm, None)  # the GAN tells it which one
+        ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm)
         gan = same_draws(
             GAN(ranks=ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table())
         )

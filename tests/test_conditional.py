@@ -99,6 +99,11 @@ def test_labels_may_be_texts(tmp_path):
         gan = GAN(**SMALL).build(postcodes)
         checkpoint.save(tmp_path, gan)
         assert checkpoint.load(tmp_path)[0].data.label_shares == postcodes.label_shares
+    for codes in ([10**18, 2**63 - 1], [str(2**63), "1"]):  # as large as 64 bits hold, and larger
+        numbers = from_array(ints.X, np.array(codes * 300))
+        assert list(numbers.label_shares) == sorted(codes)
+        checkpoint.save(tmp_path, GAN(**SMALL).build(numbers))
+        assert checkpoint.load(tmp_path)[0].data.label_shares == numbers.label_shares
 
 
 def test_pictures_judge_each_point_with_the_label_of_its_place():

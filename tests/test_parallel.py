@@ -45,7 +45,7 @@ def trained_by_threads(size, data, **options):
     MPI = SimpleNamespace(IN_PLACE=None, MAX=None)
 
     def work(rank):
-        ranks = parallel.Ranks(MPI, threads.seen_by(rank), SimpleNamespace(to_host=np.asarray, xp=np))
+        ranks = parallel.Ranks(MPI, threads.seen_by(rank))
         gans[rank] = GAN(ranks=ranks, **{**OPTIONS, **options}).fit(load(data))
 
     workers = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
@@ -87,9 +87,9 @@ def test_a_launcher_without_mpi4py_is_said(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "3")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(MiniganError, match="3 MPI processes were started and mpi4py cannot be used"):
-        parallel.connect(None)
+        parallel.connect()
     monkeypatch.delenv("PMI_SIZE")
-    assert isinstance(parallel.connect(None), parallel.Alone)
+    assert isinstance(parallel.connect(), parallel.Alone)
 
 
 def mpiexec():
@@ -151,12 +151,12 @@ def test_a_process_that_fails_ends_the_others(monkeypatch, capsys):
 def test_two_processes_are_ranks_and_one_is_alone(monkeypatch):
     for size in (2, 3):
         MPI, _ = mpi_of(monkeypatch, size)
-        ranks = parallel.connect(None)
+        ranks = parallel.connect()
         assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size) == (1, size)
     MPI.COMM_WORLD.Get_size = lambda: 1
-    assert type(parallel.connect(None)) is parallel.Alone
+    assert type(parallel.connect()) is parallel.Alone
     monkeypatch.setenv("PMI_SIZE", "x")
-    assert type(parallel.connect(None)) is parallel.Alone
+    assert type(parallel.connect()) is parallel.Alone
 
 
 def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():
@@ -164,8 +164,8 @@ def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():
         Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=lambda _, array: np.add(array, 6, out=array),
         allreduce=lambda number, op: (number, op),
     )  # fmt: skip
-    backend = SimpleNamespace(to_host=np.copy, to_device=np.asarray, xp=np)
-    ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max"), comm, backend)
+    ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max"), comm)
+    ranks.backend = SimpleNamespace(to_host=np.copy, to_device=np.asarray)
     array = np.array([2.0, 6.0])
     ranks.average(array)
     assert array.tolist() == [2, 3]

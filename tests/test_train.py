@@ -838,6 +838,15 @@ def test_divergence_leaves_the_last_good_checkpoint(here, monkeypatch, capsys):
     assert gan.step == 3 and not note and np.isfinite(gan.sample(5)).all()
 
 
+@pytest.mark.parametrize("data", ["digits", "ring"])
+def test_divergence_before_the_first_report_is_said_as_such(data, fast, capsys):
+    """And not as a traceback, or as mode collapse, by the look at the variety of the samples that comes first."""
+    args = "--generator 8,relu --discriminator 8,relu --lr 1e9 --steps 40 --report-every 30".split()
+    assert bare("--data", data, *args, "--out", "a") == 2
+    err = capsys.readouterr().err
+    assert "training diverged before step" in err and "variety" not in err
+
+
 def test_a_stop_does_not_save_what_has_diverged(here, monkeypatch, capsys):
     def diverge(gan):
         gan.D.theta.fill(np.inf)
@@ -987,7 +996,7 @@ def test_small_products_get_one_thread_and_large_ones_a_share_of_the_cores(monke
 def test_a_resumed_run_is_shared_by_the_processes_too(fast, monkeypatch):
     assert run("--out", "a") == 0
     ranks = parallel.Alone()
-    monkeypatch.setattr(parallel, "connect", lambda backend: ranks)
+    monkeypatch.setattr(parallel, "connect", lambda: ranks)
     resumed = runs.Run.resumed("a", {"steps": 8})
     resumed.close()
     assert resumed.gan.ranks is ranks
@@ -1068,7 +1077,7 @@ def test_a_narrower_prior_is_no_collapse(fast, capsys):
 def test_variety_is_looked_at_ten_times_and_at_the_end(steps, looked, fast, monkeypatch):
     at = []
     monkeypatch.setattr(metrics, "collapse_signs", lambda data, fake: [])
-    monkeypatch.setattr(runs.GAN, "sample", lambda gan, n, **how: at.append(gan.step))
+    monkeypatch.setattr(runs.GAN, "sample", lambda gan, n, **how: at.append(gan.step) or np.zeros(n))
     gan = GAN(steps=steps)
     watcher = SimpleNamespace(gan=gan, data=None, signs=[])
     for gan.step in range(1, steps + 1):
