@@ -321,13 +321,16 @@ def choose_threads(gan, small=1e7):
 
 
 class StopSignal:
-    """SIGINT and SIGTERM end the loop after the step at hand; a second SIGINT ends the program at once."""
+    """SIGINT, SIGTERM and SIGHUP (the terminal is closed) end the loop after the step at hand; a second SIGINT ends the
+    program at once. Under nohup SIGHUP stays ignored."""
 
     def __init__(self):
         self.signal, self.before = 0, {}
 
     def __enter__(self):
-        for s in (signal.SIGINT, signal.SIGTERM):
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
+        for s in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [hangup])):
             self.before[s] = signal.signal(s, self._take)
         return self
 

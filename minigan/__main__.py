@@ -106,6 +106,8 @@ def sample(args):
     within(0, None, "--seed", args.seed)
     gan, _, note = checkpoint.load(args.run, backend="numpy")  # the same samples wherever it was trained
     say_damage(note)
+    if (Path(args.run) / "config.json").exists() and runs.is_of_the_data(out, checkpoint.read_config(args.run)["data"]):
+        raise MiniganError(f"'{args.out}' belongs to the data that the run was trained on; give another name with -o")
     if args.label is not None and not gan.conditional:
         raise MiniganError(f"the run in {args.run} knows no labels; leave --label out, or train one with --conditional")
     labels = None
@@ -124,7 +126,9 @@ def sample(args):
         WRITERS[out.suffix.lower()](temporary, x, labels, gan, args.run)
         os.replace(temporary, out)
     except OSError as error:
-        raise MiniganError(f"{out} cannot be written ({error.strerror}); choose another place with -o") from error
+        raise MiniganError(
+            f"{out} cannot be written ({error.strerror or error}); choose another place with -o"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -160,7 +164,9 @@ def write_csv(path, x, labels, gan, run):
             np.savetxt(file, x, fmt="%.9g", delimiter=",")
         else:
             name = checkpoint.read_config(run)["label_column"]  # its number, if it was given so
-            rows.writerow([*header, "label" if name is None or name.isdigit() else name])
+            if name is None or name.isdigit():
+                name = next(free for free in ("label", "class", "label of the row") if free not in header)
+            rows.writerow([*header, name])
             rows.writerows([*(f"{v:.9g}" for v in row), label] for row, label in zip(x, labels.tolist(), strict=True))
 
 
@@ -203,6 +209,8 @@ def evaluate(args):
         scores |= metrics.evaluate_images(data, fake, classifier)
     if gan.conditional:
         scores["label_agreement"] = metrics.label_agreement(data, fake, labels, classifier)
+        if classifier is None and data.labels is not None:
+            scores["real_label_agreement"] = metrics.real_label_agreement(data)
     print(*metrics.summary_lines(scores, metrics.PUBLISHED.get(data.name)), sep="\n")
     return 0
 

@@ -118,7 +118,8 @@ def from_array(X, labels=None, image_shape=None, name: str = "array", columns=No
 
     Images: uint8 of shape (N, h, w), (N, h, w, 1) or (N, h, w, 3), divided by 255; other numbers of these
     shapes if they lie in [0, 1]; (N, features) of either kind if image_shape is given. uint8 rows of 64 or
-    more columns that fill a square are taken for grey images. Shift 0, scale 1.
+    more columns that fill a square are taken for grey images, unless no number is above 15: that would be all
+    but black, so they are answers, counts or ratings. Shift 0, scale 1.
 
     Tables: any other (N, features) or (N,) array; each column is standardised to mean 0 and standard
     deviation 1 (a constant column is only shifted).
@@ -155,7 +156,7 @@ def from_array(X, labels=None, image_shape=None, name: str = "array", columns=No
                 f"image_shape {image_shape} does not fit {name}'s {X[0].size} columns: give "
                 "(h, w) or (h, w, 3) with that product"
             )
-    elif X.dtype == np.uint8 and X[0].size >= 64 and side * side == X[0].size:
+    elif X.dtype == np.uint8 and X[0].size >= 64 and side * side == X[0].size and X.max() > 15:
         image_shape = (side, side)
     rows = X.reshape(len(X), -1)
     with np.errstate(over="ignore"):  # beyond float32: reported below as the infinity that it becomes
@@ -194,15 +195,16 @@ def _standardise(rows, name, columns=None):
     shift = rows.mean(axis=0, dtype=np.float64)
     scale = rows.std(axis=0, dtype=np.float64)
     constant = rows.max(axis=0) == rows.min(axis=0)
-    scale[constant | (scale < float32.tiny)] = 1.0
-    coarse = ~constant & (np.abs(shift) * float32.eps > 0.01 * scale)  # such as seconds since 1970
-    if coarse.any():
-        j = int(np.argmax(coarse))
-        column = columns[j] if columns else f"{j} (counted from 0)"
-        raise MiniganError(
-            f"{name}'s column {column} varies by {scale[j]:g} around "
-            f"{shift[j]:g}, too little for float32: subtract its mean first"
-        )
+    scale[constant] = 1.0
+    coarse = np.abs(shift) * float32.eps > 0.01 * scale  # such as seconds since 1970
+    tiny = scale < float32.tiny
+    for bad, remedy in ((tiny, "give it in a smaller unit"), (~constant & coarse, "subtract its mean first")):
+        if bad.any():
+            j = int(np.argmax(bad))
+            column = columns[j] if columns else f"{j} (counted from 0)"
+            raise MiniganError(
+                f"{name}'s column {column} varies by {scale[j]:g} around {shift[j]:g}, too little for float32: {remedy}"
+            )
     return shift, scale
 
 
@@ -356,7 +358,7 @@ NAMES = ("digits", *IN_FOLDERS, *_STREAMS)
 KINDS = (".npy", ".npz", ".csv", ".tsv")
 
 
-def load(name, data_dir=None, image_size: int | None = None, label_column: str | None = None) -> Dataset:
+def load(name, data_dir=None, image_size: int | None = None, label_column: str | int | None = None) -> Dataset:
     """A built-in set by its name (see NAMES), or the user's own data by their path.
 
     A path leads to a .npy, .npz, .csv or .tsv file or a folder of PNG or JPEG images; a folder that is
@@ -367,6 +369,7 @@ def load(name, data_dir=None, image_size: int | None = None, label_column: str |
     an array of labels. Raises MiniganError for an unknown name, and for files that cannot be read or make no sense.
     """
     name = os.fspath(name)
+    label_column = None if label_column is None else str(label_column)
     path = Path(os.path.expanduser(name))  # of an unknown user it stays as it is
     try:
         is_folder = name not in NAMES and name != "" and path.is_dir()

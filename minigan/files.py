@@ -479,6 +479,8 @@ def _find_column(path, wanted, columns, width):
             "or names of words"
         )
     )
+    if columns and wanted in columns:
+        there += f", so give its number, from 1 to {width}"
     raise MiniganError(f"{path} has no single column '{wanted}' for --label-column: {there}")
 
 

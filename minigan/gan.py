@@ -10,6 +10,7 @@ for number of training iterations do                                         GAN
 """
 
 import operator
+from numbers import Integral
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,7 @@ class GAN(Options):
         self.xp = self.backend_used.xp
         self.step, self.stepped, self.history = 0, False, []
         self.data = self.G = self.D = None
+        self._do = lambda step: self._need_networks()  # until they are built
 
     # -- Algorithm 1 -----------------------------------------------------------------------------------
 
@@ -232,6 +234,8 @@ class GAN(Options):
         truncation = self.truncation if truncation is None else truncation
         if not 0 < truncation <= 1:
             raise MiniganError(f"truncation is {truncation!r}; it must be a number above 0, 1 at most")
+        if not isinstance(n, Integral) or n < 0:
+            raise MiniganError(f"n is {n!r}; it must be a whole number, 0 or more")
         rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
         z = draw_prior(rng, np.empty((n, self.latent_dim), self.dtype), self.prior)
         z *= truncation
@@ -392,9 +396,9 @@ class GAN(Options):
 
         if self.conditional and not data.label_shares:
             raise MiniganError(
-                f"a conditional GAN needs labels and '{data.name}' has none; give a .csv file with --label-column, a "
-                ".npz file with an array 'labels' of whole numbers or texts, one for each row, a folder of images in "
-                "subfolders, or from_array(X, labels), or leave --conditional out"
+                f"a conditional GAN needs labels and '{data.name}' has none that it can use; give a .csv file with "
+                "--label-column, a .npz file with an array 'labels' of whole numbers or texts, one for each row, a "
+                "folder with every image in a subfolder, or from_array(X, labels), or leave --conditional out"
             )
         if self.conditional and data.X is not None and len(data.label_shares) > max(20, len(data.X) // 2):
             raise MiniganError(

@@ -52,6 +52,15 @@ def data_again(options):
     return data_of(options)
 
 
+def is_of_the_data(path, data):
+    """Whether a file would replace the user's own data, ``data`` being their path, or be a picture among them."""
+    if data in NAMES:
+        return False
+    path, data = Path(path).resolve(), Path(os.path.expanduser(data)).resolve()
+    of_a_run = any((folder / "config.json").exists() for folder in path.parents)  # read_images leaves those out
+    return path == data or (data.is_dir() and data in path.parents and path.suffix == ".png" and not of_a_run)
+
+
 def check_data_dir(data_dir, data):
     """Raise MiniganError if a person names a folder for data that are not looked for in one."""
     if data_dir is not None and data not in IN_FOLDERS:
@@ -220,7 +229,8 @@ class Run:
             rows += ", no header"
         say(f"minigan {__version__} on {gan.backend_used.device}, {gan.xp.__name__} {gan.xp.__version__}")
         sizes = f"G has {gan.G.theta.size:,} weights, D {gan.D.theta.size:,}"
-        say(f"data {data.name}: {rows}, {data.features} features; {sizes}")
+        shape = f" (images of {' x '.join(map(str, data.image_shape))})" if data.image_shape else ""
+        say(f"data {data.name}: {rows}, {data.features} features{shape}; {sizes}")
         say("\n".join(f"  --{name.replace('_', '-'):14} {v}" for name, v in self.options.items() if v is not None))
         say(f"files go to {self.folder}" + (f", from step {gan.step}" if gan.step else ""))
 
@@ -397,11 +407,18 @@ def is_number(text):
         return False
 
 
+def _is_of_a_run(folder):
+    with contextlib.suppress(MiniganError):
+        return bool(checkpoint.read_config(folder))
+    return False
+
+
 def new_folder(wish, name, first):
     """(folder, function that unlocks it): make the run's folder and its first files, {name: text}, or leave nothing
     behind if that fails.
 
-    The folder is the one asked for, which must be empty or new, or runs/<name>, numbered if taken.
+    The folder is the one asked for, which must be new, empty, or left by a run that failed before it saved anything;
+    or runs/<name>, numbered if taken.
     """
     if wish == "":
         raise MiniganError("--out '' names no folder; give one, or leave --out away")
@@ -419,7 +436,8 @@ def new_folder(wish, name, first):
                     raise
         unlock = files.lock(folder)
         there = {path.name for path in folder.iterdir() if path.name[0] != "."}
-        if there:  # whose files they are nobody knows: a run would replace some, and delete others when resumed
+        gives_way = there == set(first) and _is_of_a_run(folder)  # of one that failed before it saved anything
+        if there and not gives_way:  # whose files they are nobody knows: a run would replace or delete them
             unlock()
             what = f"is not empty ({files.listed(sorted(there))}); choose another --out"
             if there & {checkpoint.NAME, checkpoint.PREVIOUS}:

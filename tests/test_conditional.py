@@ -1,6 +1,7 @@
 """Conditional GANs: the labels' way into both networks, out of the data, and through a saved run."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,20 @@ def test_it_learns_which_label_is_where():
     assert np.allclose(gan.probability(x), mean) and gan.probability(x, data.labels[:50]).mean() > mean.mean()
 
 
+def test_real_rows_say_how_often_a_label_can_be_found(capsys, tmp_path, monkeypatch):
+    data = clouds()
+    assert metrics.real_label_agreement(data) > 0.98
+    X = np.random.default_rng(0).standard_normal((600, 2))
+    blind = from_array(X, np.arange(600) % 2)  # labels that have nothing to do with x
+    assert abs(metrics.real_label_agreement(blind) - 0.5) < 0.07
+    monkeypatch.chdir(tmp_path)
+    np.savez("blind.npz", X=X, labels=np.arange(600) % 2)
+    tiny = "--generator 4,relu --discriminator 4,relu --steps 2 --batch-size 8 --quiet --out a".split()
+    assert train(["--data", "blind.npz", "--conditional", *tiny]) == 0
+    assert main(["evaluate", "a"]) == 0
+    assert re.search(r"^label as asked for .* real rows 0\.[45]", capsys.readouterr().out, re.M)
+
+
 def test_labels_are_drawn_as_often_as_the_data_have_them():
     gan = GAN(**SMALL).build(clouds())
     labels = gan.draw_labels(20_000, np.random.default_rng(0))
@@ -269,6 +284,10 @@ def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monke
     assert train(["--data", "out.csv", "--label-column", "3", "--out", "again", *small]) == 0
     assert main(["sample", "again", "-n", "2", "-o", "two.csv"]) == 0
     assert Path("two.csv").read_text().startswith("width,height,label\n")  # its number was given, no name
+    Path("named.csv").write_text(Path("two.csv").read_text().replace("width,height", "label,class"))
+    assert train(["--data", "named.csv", "--label-column", "3", "--out", "named", *small, "--batch-size", "2"]) == 0
+    assert main(["sample", "named", "-n", "2", "-o", "named-2.csv"]) == 0
+    assert Path("named-2.csv").read_text().startswith("label,class,label of the row\n")  # no name twice
     figs = load("figs.npz")  # what sample writes can be trained on
     assert figs.labels.tolist() == ["fig"] * 4 and np.array_equal(figs.X, gan.sample(4, seed=0, labels="fig"))
     assert main(["sample", "run", "-o", "out.png"]) == 0 and main(["evaluate", "run"]) == 0

@@ -195,6 +195,9 @@ def test_arrays_become_images_or_tables():
     assert kind(byte.reshape(3, 64), image_shape=(4, 16)) == ((4, 16), 1)
     assert kind(byte.reshape(3, 64)[:, :63]) == (None, 255)
     assert kind(byte.reshape(3, 64)[:, :49]) == (None, 255)  # 7 x 7: small enough to be a table
+    assert kind(byte.reshape(3, 64) // 17) == (None, 15)  # answers, not all but black images
+    assert kind(byte // 17) == ((8, 8), np.float32(15) / 255)
+    assert kind(byte.reshape(3, 64) // 15) == ((8, 8), np.float32(17) / 255)
     assert kind(byte / 510) == ((8, 8), 0.5)
     assert kind(byte.astype(bool)) == ((8, 8), 1)
     assert kind(byte.reshape(3, 64) / 255, image_shape=(8, 8)) == ((8, 8), 1)
@@ -230,6 +233,8 @@ def test_array_is_copied():
         (np.array([[1, np.inf], [3, 4]]), {}, "inf in row 0, column 1"),
         (np.array([[1, 2], [-1e300, 4]]), {}, r"-1e\+300 in row 1, column 0"),
         (np.array([1.7e9, 1.7e9 + 1]), {}, "column 0 .* subtract its mean"),
+        (np.array([[1, 1e-50], [2, 2e-50]]), {}, "column 1 .* varies by 5e-51 .* give it in a smaller unit"),
+        (np.array([1e-300, 2e-300]), {}, "varies by 0 around .* give it in a smaller unit"),
         (np.full((2, 3, 3), 1.5), {}, r"pixels lie in \[1.5, 1.5\]"),
         (np.full((2, 3, 3), 200), {}, "give them as uint8"),
         (np.ones((2, 9)), {"image_shape": (3, 4)}, r"image_shape \(3, 4\)"),
@@ -520,6 +525,8 @@ def test_npz_member_with_a_lying_header(tmp_path):
         ("a,b,c\n1,x,3\n4, y ,6\n", "b", ["a", "c"], ["x", "y"]),
         ("a,b,c\n1,x,3\n4,y,6\n", "2", ["a", "c"], ["x", "y"]),
         ("1,3,x\n4,6,y\n", "3", None, ["x", "y"]),
+        ("a,b,c\n1,x,3\n4,y,6\n", 2, ["a", "c"], ["x", "y"]),
+        ("1,3,x\n4,6,y\n", np.int64(3), None, ["x", "y"]),
         ("3,a,2\n1,1,3\n4,6,6\n", "1", None, None),  # the first row is no header, so 'a' is in a column of numbers
         ("# 2;b;c\n7;1;3\n-8;4;6\n", "2", ["b", "c"], [7, -8]),  # a name goes before a number
     ],
@@ -538,7 +545,7 @@ def test_a_column_of_a_table_may_be_labels(tmp_path, text, column, columns, labe
     "text, column, match",
     [
         ("a,b\n1,2\n", "c", "no single column 'c' for --label-column: it has a, b"),
-        ("a,a\n1,2\n", "a", "no single column 'a'"),
+        ("a,a\n1,2\n", "a", "no single column 'a' .* it has a, a, so give its number, from 1 to 2"),
         ("1,2\n", "c", "so give a number from 1 to 2, or names of words"),
         ("1,2\n", "3", "no single column '3'"),
         ("1,2\n", "0", "no single column '0'"),

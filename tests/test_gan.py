@@ -390,6 +390,17 @@ def test_truncation_multiplies_z():
         gan.sample(6, truncation=1.5)
 
 
+def test_a_wrong_number_of_samples_and_a_step_too_early_are_one_sentence():
+    gan = built()
+    for n in (-1, 2.5, "5", None):
+        with pytest.raises(MiniganError, match="it must be a whole number, 0 or more"):
+            gan.sample(n)
+    assert gan.sample(np.int64(0)).shape[0] == 0
+    for early in (GAN().train_step, GAN(update="simultaneous").train_step, lambda: GAN().sample(2)):
+        with pytest.raises(MiniganError, match="no networks yet; call fit"):
+            early()
+
+
 def test_what_can_be_trained_can_be_loaded(tmp_path):
     """Even if most of the checkpoint's memory is for the report."""
     gan = GAN(**SMALL, steps=5, report_every=2**21).fit(table())

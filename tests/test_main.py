@@ -309,6 +309,8 @@ def test_evaluate_refuses_other_data_and_too_little(runs, capsys):
         ("sample runs/digits -o nowhere/a.png", "nowhere/a.png"),
         ("sample runs/ring -o nowhere/a.png", "nowhere/a.png"), ("sample runs/digits -o folder.npy", "folder.npy"),
         ("sample runs/digits -o folder.png", "folder.png"), ("sample runs/digits -o " + "x" * 300 + ".npy", "xxx.npy"),
+        ("sample runs/images -o images.npy", "images.npy' belongs to the data"),
+        ("sample runs/table -o runs/../table.csv", "table.csv' belongs to the data"),
         ("sample runs/digits --nonsense", "--nonsense"), ("sample runs/digits -o runs/ring/metrics.csv", "metrics.csv"),
         ("evaluate runs/digits --data-dir x", "not for 'digits'"),
         ("evaluate nowhere", "nowhere"), ("evaluate .", "config.json"), ("evaluate runs/digits --seed -3", "-3"),
@@ -351,6 +353,9 @@ def test_a_failed_write_leaves_the_old_file(runs, monkeypatch, capsys):
             assert main("sample", runs / "digits", "-o", out, "--seed", 1) == 2
         one_line(capsys, out, "No space left on device")
         assert Path(out).read_bytes() == before
+    monkeypatch.setattr(np, "save", lambda *args: (_ for _ in ()).throw(OSError("12 requested and 3 written")))
+    assert main("sample", runs / "digits", "-o", "a.npy") == 2  # as NumPy says it
+    one_line(capsys, "a.npy", "12 requested and 3 written")
     assert sorted(file for file in os.listdir(".") if file.strip(".").startswith("a.")) == ["a.csv", "a.npy", "a.png"]
 
 
@@ -361,6 +366,18 @@ def test_more_samples_than_memory(runs, monkeypatch, capsys):
     monkeypatch.setattr(cli.checkpoint.GAN, "sample", sample)
     assert main("sample", runs / "digits", "-n", 10**9, "-o", "a.npy") == 2
     one_line(capsys, "not enough memory", "1000000000")
+
+
+def test_a_picture_among_the_images_that_were_learnt_is_refused(tmp_path, monkeypatch):
+    """It would be one of them for the next run, and the run itself would no longer find its data unchanged."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "run").mkdir(parents=True)
+    (tmp_path / "photos" / "run" / "config.json").write_text("{}")
+    for data in ("photos", str(tmp_path / "photos")):
+        assert cli.runs.is_of_the_data("photos/a.png", data) and cli.runs.is_of_the_data("photos/b/a.png", data)
+        for other in ("photos/run/a.png", "photos/a.npy", "a.png"):  # those of runs are never read
+            assert not cli.runs.is_of_the_data(other, data)
+    assert not cli.runs.is_of_the_data("digits/a.png", "digits")
 
 
 def test_a_package_that_is_missing(runs, monkeypatch, capsys):

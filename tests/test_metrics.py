@@ -356,6 +356,10 @@ def test_evaluate_a_stream_without_modes():
     scores = metrics.evaluate(data_set(), normal(21, 2500, 2), reference=True)
     assert scores["n"] == 2500 and scores["coverage"] > 0.95 and scores["real_coverage"] > 0.95
     assert any("real against real" in line for line in check_plain(scores))
+    assert not any("more than five times" in line for line in check_plain(scores))
+    answers = data_set(real_samples=lambda n, seed: np.random.default_rng(seed).integers(1, 6, (n, 2)) * 1.0)
+    scores = metrics.evaluate(answers, answers.real_samples(2500, 5), reference=True)
+    assert scores["real_coverage"] == 0 and any("more than five times" in line for line in check_plain(scores))
 
 
 def test_evaluate_finite_data_with_labels():

@@ -615,6 +615,21 @@ def test_a_folder_with_anything_in_it_is_refused(fast, capsys):
     assert run("--out", "new") == 0
 
 
+def test_what_is_left_of_a_run_that_saved_nothing_gives_way(fast, capsys):
+    """So that the advice after divergence can be followed with the same --out."""
+    failing = "--data ring --lr 9e29 --average 0 --steps 60 --save-every 60".split()
+    assert run(*failing, "--out", "a") == 2 and sorted(os.listdir("a")) == ["config.json", "metrics.csv"]
+    assert run("--out", "a") == 0
+    for config in ("{}", "not of minigan"):
+        assert run(*failing, "--out", "b") == 2
+        (fast / "b" / "config.json").write_text(config)
+        capsys.readouterr()
+        assert run("--out", "b") == 2
+        one_line(capsys, "choose another --out")
+        assert (fast / "b" / "config.json").read_text() == config
+        shutil.rmtree(fast / "b")
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, data_folder):
     """A run that was stopped at step 4 of 6, and the whole of it."""
@@ -797,12 +812,13 @@ def test_a_damaged_log_does_not_stop_a_run(content, part):
     assert rows[0].startswith("step,V,loss_D") and [row.split(",")[0] for row in rows] == ["step", "6"]
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_from_outside(number, code, tmp_path, capfd):
     """A signal at any moment: the run says how to go on, and does."""
     args = [*TINY[:-1], "--data", "ring", "--steps", "100000000", "--save-every", "100000000", "--out", "r"]
     process = subprocess.Popen([sys.executable, SCRIPT, *args], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # fmt: skip
     deadline, log = time.monotonic() + 60, tmp_path / "r" / "metrics.csv"
     while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
         time.sleep(0.02)
@@ -812,6 +828,19 @@ def test_signals_from_outside(number, code, tmp_path, capfd):
     step = int(re.search(r"Stopped at step (\d+) of 100000000; go on with: python train.py --resume r$", out, re.M)[1])
     assert run_on(tmp_path / "r", "--steps", step + 3) == 0
     assert {file.name for file in (tmp_path / "r").iterdir()} - {checkpoint.PREVIOUS} == {*FILES}
+
+
+def test_a_closed_terminal_does_not_stop_what_nohup_has_started():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with train.StopSignal():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with train.StopSignal() as stop:
+            assert signal.getsignal(signal.SIGHUP) == stop._take
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # ------------------------------------------------------------------------------------------- divergence, full disks
