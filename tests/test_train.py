@@ -816,9 +816,10 @@ def test_a_damaged_log_does_not_stop_a_run(content, part):
 def test_signals_from_outside(number, code, tmp_path, capfd):
     """A signal at any moment: the run says how to go on, and does."""
     args = [*TINY[:-1], "--data", "ring", "--steps", "100000000", "--save-every", "100000000", "--out", "r"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else the tests' own nohup would be inherited
     process = subprocess.Popen([sys.executable, SCRIPT, *args], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    signal.signal(signal.SIGHUP, before)
     deadline, log = time.monotonic() + 60, tmp_path / "r" / "metrics.csv"
     while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
         time.sleep(0.02)
