@@ -283,6 +283,9 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
 def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
     """More columns: the marginals of the first eight, and all of them on the real data's principal axes."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.transforms import ScaledTranslation
 
     shown = min(8, real.shape[1])
     names = _names(dataset)
@@ -293,23 +296,31 @@ def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
     across = math.ceil(shown / 3)
     down = math.ceil(shown / across)
     grid = left.add_gridspec(down, across)
+    # Beside points in the colours of their labels, real data are grey here too, and black is nobody's colour.
+    real_color, fake_color = (REAL, FAKE) if labels is None else (GREY, INK)
     for i in range(shown):
         ax = left.add_subplot(grid[i // across, i % across])
         _style(ax)
         lo, hi = (v[0] for v in _limits(real[:, [i]], margin=0.1))
         bins = np.linspace(lo, hi, 31)
-        for x, look in ((real, dict(color=REAL, alpha=0.35, fill=True)), (fake, dict(color=FAKE, lw=1.3))):
+        looks = dict(color=real_color, alpha=0.35, fill=True), dict(color=fake_color, lw=1.3)
+        for x, look in zip((real, fake), looks, strict=True):
             # Not density=True: what falls outside the frame must still count in the total.
             counts, _ = np.histogram(x[:, i][np.isfinite(x[:, i])], bins)
             ax.stairs(counts / (len(x) * (bins[1] - bins[0])), bins, **look)
         ax.set_title(_shorten(names[i], 22), fontsize=9, loc="left", pad=3)
         note = _outside(fake[:, [i]], [lo], [hi], share=True)
-        ax.text(1, 1, note, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=FAKE)
+        ax.text(1, 1, note, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=fake_color)
         ax.set(xlim=(lo, hi), ylim=(0, 1.15 * ax.get_ylim()[1]), yticks=[])
         ax.locator_params(axis="x", nbins=4)
         ax.spines["left"].set_visible(False)
     more = f": the first {shown} of {real.shape[1]} columns" if shown < real.shape[1] else ""
-    left.suptitle(f"each column by itself{more}", fontsize=10)
+    left.suptitle(f"each column by itself{more}" + "\n" * (labels is not None), fontsize=10)
+    if labels is not None:  # the legend on the right does not tell these colours: one of its own, on a line kept free
+        below = left.transSubfigure + ScaledTranslation(0, -15 / 72, fig.dpi_scale_trans)
+        place = dict(loc="upper center", bbox_to_anchor=(0.5, 1), bbox_transform=below)
+        bars, line = Patch(color=real_color, alpha=0.35, lw=0), Line2D([], [], color=fake_color, lw=1.3)
+        left.legend([bars, line], ["real", "generated, all labels"], ncol=2, **LEGEND | place).set_in_layout(False)
 
     mean, std = real.mean(axis=0), real.std(axis=0)
     std = np.where(std > 0, std, 1.0)

@@ -365,3 +365,17 @@ def test_a_label_that_the_font_lacks_prints_nothing(tmp_path):
         warnings.simplefilter("error")
         plots.samples(tmp_path / "x.png", data, data.X, lambda x: x[:, 0], labels=data.labels)
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_both_halves_of_a_labelled_table_tell_their_colours():
+    dataset, labels = DATASETS["wide table"], np.arange(200) % 3
+    fake = dataset.real_samples(200, 1)
+    left, right = plots._draw_table(dataset, fake, fake, None, 0.3, False, labels).subfigs
+    bars, line = left.axes[0].patches
+    legend = left.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["real", "generated, all labels"]
+    assert legend.legend_handles[0].get_facecolor() == bars.get_facecolor()
+    assert legend.legend_handles[1].get_color() == plots.INK and line.get_edgecolor()[:3] == (0x22 / 255,) * 3
+    real_points = right.axes[0].collections[0].get_facecolor()[0]
+    np.testing.assert_array_equal(real_points[:3], bars.get_facecolor()[:3])  # one colour for real, left and right
+    assert not plots._draw_table(dataset, fake, fake, None, 0.3, False, None).subfigs[0].legends
