@@ -51,8 +51,8 @@ def samples(path, dataset, fake, probability=None, title=None, labels=None):
     probability  callable, x (k, features) -> D(x) (k,) or (k, 1), in data units; used for one and two columns. If there
                  are labels it is D(x|c), c the label of the place x
     title        a line of text above the picture, or None
-    labels       (n,) of a conditional generator, by which its points are coloured; of images class by class the
-                 order is told
+    labels       (n,) of a conditional generator, by which its points are coloured, with the names of the classes among
+                 them or, where those would overlap, in a key beside; of images class by class the order is told
     """
     fake = _check(dataset, fake)
     if dataset.image_shape is not None:
@@ -65,7 +65,7 @@ def samples(path, dataset, fake, probability=None, title=None, labels=None):
     if probability is not None and dataset.features <= 2:
         d_values = probability(surface_grid(dataset))
     fig = _figure(dataset, _reference(dataset), fake, d_values, title, labels=labels)
-    return _write(path, _figure_png(fig))
+    return _write(path, _png(_reduce(_named([fig], labels, DPI), 256)[0]))
 
 
 def animate(path, dataset, frames, steps, probabilities=None, fps=12, labels=None):
@@ -94,10 +94,11 @@ def animate(path, dataset, frames, steps, probabilities=None, fps=12, labels=Non
     else:
         real = _reference(dataset)
         values = [None] * len(frames) if probabilities is None else probabilities
-        pictures = [
-            _figure_pixels(_figure(dataset, real, fake, d_values, title, small=True, labels=labels), dpi=90)
+        figures = [
+            _figure(dataset, real, fake, d_values, title, small=True, labels=labels)
             for fake, d_values, title in zip(frames, values, titles, strict=True)
         ]
+        pictures = _named(figures, labels, dpi=90)
     return _write(path, _gif(pictures, fps))
 
 
@@ -329,7 +330,7 @@ def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
     with np.errstate(invalid="ignore", over="ignore"):  # a broken generator is drawn too, and counted
         real_2d, fake_2d = ((x - mean) / std @ axes[:, :-3:-1] for x in (real, fake))
     ax = right.subplots()
-    _scatter(ax, real_2d, fake_2d, *_limits(real_2d), labels)
+    _scatter(ax, real_2d, fake_2d, *_limits(real_2d), labels, room=not small)
     _scatter_legend(ax)
     share = variance[:-3:-1] / max(variance.sum(), 1e-12)
     ax.set_xlabel(f"first principal axis ({share[0]:.0%} of the variance)", fontsize=9)
@@ -338,12 +339,18 @@ def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
     return fig
 
 
-def _scatter(ax, real, fake, lo, hi, labels=None):
-    """Real points large and pale below, generated points small above, coloured by their labels if there are any."""
+def _scatter(ax, real, fake, lo, hi, labels=None, room=True):
+    """Real points large and pale below, generated points small above, coloured by their labels if there are any.
+
+    What the frame hides is told in the legend if there is room for it, else in a corner of the frame.
+    """
     from matplotlib.colors import to_rgb
 
     _style(ax)
     note = _outside(fake, lo, hi)
+    if not room:
+        ax.text(1, 1, note[2:-1], transform=ax.transAxes, ha="right", va="top", fontsize=8, color=INK)
+        note = ""
     color, generated = (REAL, "generated") if labels is None else (GREY, "generated, by label")
     ax.scatter(*real.T, s=14, color=color, alpha=0.45, linewidths=0, zorder=2, label="real")
     colors = np.broadcast_to(to_rgb(FAKE), (len(fake), 3)).copy()
@@ -364,7 +371,7 @@ def _by_class(labels):
     if len(classes) <= 10:
         colors = [*colormaps["tab10"].colors]
         colors[7] = (0.9, 0.75, 0.0)  # its grey is that of the real points
-    names = [_shorten(_plain(str(c)), 16) if len(classes) <= 40 else "" for c in classes]
+    names = [_plain(name) for name in _shorten_all(classes, 16)] if len(classes) <= 40 else [""] * len(classes)
     return [(labels == c, colors[i][:3], names[i]) for i, c in enumerate(classes)]
 
 
@@ -376,8 +383,67 @@ def _write_in(ax, name, place, color, above=0):
         halo = [withStroke(linewidth=2.5, foreground="white")]
         ax.annotate(
             name, place, (0, above), textcoords="offset points", ha="center", va="center", fontsize=10, weight="bold",
-            color=color, path_effects=halo, zorder=5, annotation_clip=True,
+            color=color, path_effects=halo, zorder=5, annotation_clip=True, gid="class",
         )  # fmt: skip
+
+
+def _named(figures, labels, dpi):
+    """Pixels of the figures. Where names of classes stand on each other, or are too many, a key takes their place.
+
+    It does so in all frames of a film if it has to in one, and stands beside them: all keep one size.
+    """
+    pictures = []
+    for fig in figures:
+        pictures.append(_figure_pixels(fig, dpi))
+        if labels is not None and _names_collide(fig):
+            break
+    else:
+        if labels is None or len(np.unique(labels)) <= 40:
+            return pictures
+    for fig in figures:
+        for name in _class_names(fig):
+            name.remove()
+    key = _key(labels, len(pictures[0]), dpi)
+    return [np.concatenate([_figure_pixels(fig, dpi), key], axis=1) for fig in figures]
+
+
+def _class_names(fig):
+    return fig.findobj(lambda artist: artist.get_gid() == "class")
+
+
+def _names_collide(fig):
+    """Whether a drawn figure shows names of classes that overlap."""
+    boxes = [name.get_window_extent() for name in _class_names(fig) if name.axes.bbox.contains(*_middle(name))]
+    return any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def _middle(name):
+    """Where in the picture the thing is that a name belongs to: outside the frame matplotlib leaves the name out."""
+    return name.axes.transData.transform(name.xy)
+
+
+def _key(labels, height, dpi, most=12):
+    """A dot in the colour of each class and its name, in one column: pixels (height, width, 3).
+
+    Drawn apart from the picture that it is put beside, so that it does not change that one's layout.
+    """
+    from matplotlib.figure import Figure
+
+    classes = np.unique(labels)
+    shown = len(classes) if len(classes) <= most + 1 else most  # no line is saved by "and 1 more"
+    fig = Figure(figsize=(5, height / dpi))
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.axis("off")
+    names = _shorten_all(classes, 24)
+    for (_, color, _), name in zip(_by_class(labels)[:shown], names, strict=False):
+        ax.plot([], [], "o", ms=5, color=color, label=_plain(name))
+    if shown < len(classes):
+        ax.plot([], [], " ", label=f"… and {len(classes) - shown} more")
+    place = dict(loc="center left", bbox_to_anchor=(0, 0.5), alignment="left", handlelength=1)
+    ax.legend(title="label", title_fontsize=9, **LEGEND | place)
+    pixels = _figure_pixels(fig, dpi)
+    width = np.flatnonzero((pixels < 255).any(axis=(0, 2))).max() + dpi // 8
+    return pixels[:, :width]
 
 
 def _scatter_legend(ax, start=-0.02):
@@ -564,6 +630,17 @@ def _plain(text):
 
 def _shorten(text, most):
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _shorten_all(texts, most):
+    """Each cut to so many characters: at its end, or further in if that keeps apart what begins alike."""
+    texts = [str(text) for text in texts]
+    best = []
+    for tail in range(most - 2):
+        cut = [t if len(t) <= most else t[: most - 1 - tail] + "…" + t[len(t) - tail :] for t in texts]
+        if len(set(cut)) > len(set(best)):
+            best = cut
+    return best
 
 
 def _style(ax):

@@ -379,3 +379,72 @@ def test_both_halves_of_a_labelled_table_tell_their_colours():
     real_points = right.axes[0].collections[0].get_facecolor()[0]
     np.testing.assert_array_equal(real_points[:3], bars.get_facecolor()[:3])  # one colour for real, left and right
     assert not plots._draw_table(dataset, fake, fake, None, 0.3, False, None).subfigs[0].legends
+
+
+def seen(monkeypatch):
+    """The texts of each class's name in every figure as it is drawn, and those in every legend."""
+    names, legends, draw = [], [], plots._figure_pixels
+
+    def watched(fig, dpi):
+        names.append([text.get_text() for text in plots._class_names(fig)])
+        legends.append([text.get_text() for ax in fig.axes if ax.get_legend() for text in ax.get_legend().get_texts()])
+        return draw(fig, dpi)
+
+    monkeypatch.setattr(plots, "_figure_pixels", watched)
+    return names, legends
+
+
+@pytest.mark.parametrize("kind", ["line", "plane", "table"])
+def test_names_that_would_overlap_stand_in_a_key(kind, tmp_path, monkeypatch):
+    dataset = DATASETS[kind]
+    names, legends = seen(monkeypatch)
+    one_place = np.repeat(dataset.real_samples(50, 1), 4, axis=0)
+    plots.samples(tmp_path / "a.png", dataset, one_place, title="t", labels=np.tile(["a$", "b", "c", "d"], 50))
+    assert names == [[r"a\$", "b", "c", "d"], [], []]  # tried, the key, and the picture again
+    assert legends[1] == [r"a\$", "b", "c", "d"]
+    with_key = pixels(tmp_path / "a.png").shape
+    plots.samples(tmp_path / "a.png", dataset, one_place, title="t")
+    assert with_key[0] == pixels(tmp_path / "a.png").shape[0] and with_key[1] > pixels(tmp_path / "a.png").shape[1]
+
+
+def test_names_that_do_not_overlap_stand_at_their_classes(tmp_path, monkeypatch):
+    names, _ = seen(monkeypatch)
+    plots.samples(tmp_path / "a.png", DATASETS["plane"], np.repeat(RING, 20, axis=0), labels=np.arange(160) // 20)
+    assert names == [list("01234567")]
+
+
+def test_a_key_of_many_classes_is_short(tmp_path, monkeypatch):
+    fake, labels = np.tile(RING, (25, 1)), np.array([f"country number {i}" for i in range(50)] * 4)
+    names, legends = seen(monkeypatch)
+    plots.samples(tmp_path / "a.png", DATASETS["plane"], fake, labels=labels)
+    assert len(legends[1]) == 13 and legends[1][-1] == "… and 38 more" and names[-1] == []
+    plots.samples(tmp_path / "a.png", DATASETS["plane"], fake, labels=np.arange(200) % 13)
+    assert legends[4] == [str(i) for i in range(13)]
+
+
+def test_the_frames_of_a_film_have_a_key_in_all_or_in_none(tmp_path, monkeypatch):
+    dataset, labels = DATASETS["plane"], np.arange(160) // 20
+    names, legends = seen(monkeypatch)
+    apart, together = np.repeat(RING, 20, axis=0), np.zeros((160, 2))
+    plots.animate(tmp_path / "a.gif", dataset, [apart, together], [0, 1], labels=labels)
+    assert len(names) == 5 and not any(names[2:]) and legends[2] == list("01234567")
+    assert_picture(tmp_path / "a.gif")
+
+
+def test_shortened_names_stay_apart():
+    names = ["country number 12", "country number 13", "country number 1", "b"]
+    assert plots._shorten_all(names, 16) == ["country number…2", "country number…3", "country number 1", "b"]
+    assert plots._shorten_all(["a long name, and more", "b"], 8) == ["a long …", "b"]
+    assert plots._shorten_all([7, "abcdefghi", "abcdefghi"], 5) == ["7", "abcd…", "abcd…"]
+
+
+def test_a_film_of_a_table_tells_inside_the_frame_what_it_hides():
+    from matplotlib.figure import Figure
+
+    x = np.array([[0.0, 0.0], [2.0, 0.0]])
+    for room in (True, False):
+        ax = Figure().subplots()
+        plots._scatter(ax, x, x, [-1, -1], [1, 1], room=room)
+        hidden = "1 of 2 outside"
+        assert (hidden in ax.collections[-1].get_label()) is room
+        assert [text.get_text() for text in ax.texts] == ([] if room else [hidden])
