@@ -210,9 +210,9 @@ def _draw_line(dataset, real, fake, d_values, title_height, small, labels):
     # The data alone set the height: the frames of a film agree, and a collapsed generator runs off the top.
     ax.set(xlim=(lo[0], hi[0]), ylim=(0, 1.6 * p_data.max()))
     ax.set_xlabel(_shorten(_names(dataset)[0], 45), fontsize=9)
-    ax.set_ylabel("density", fontsize=9)
     ax.ticklabel_format(axis="y", scilimits=(-3, 4))
     right = ax.twinx()
+    ax.set_ylabel("density" + _offset(ax.yaxis), fontsize=9)  # now: a twin shows the offset again
     _style(right)
     right.spines["right"].set_visible(True)
     total = p_data + p_g
@@ -276,8 +276,8 @@ def _draw_plane(dataset, real, fake, d_values, title_height, small, labels):
     if longest > 5:
         ax.yaxis.set_major_formatter("{x:g}")
     _scatter_legend(ax, start=(0.04 - left) / side)
-    for setter, name in zip((ax.set_xlabel, ax.set_ylabel), _names(dataset), strict=True):
-        setter(_shorten(name, 28 if small else 45), fontsize=9)
+    for axis, name in zip((ax.xaxis, ax.yaxis), _names(dataset), strict=True):
+        axis.set_label_text(_shorten(name, 28 if small else 45) + _offset(axis), fontsize=9)
     return fig
 
 
@@ -641,6 +641,15 @@ def _shorten_all(texts, most):
         if len(set(cut)) > len(set(best)):
             best = cut
     return best
+
+
+def _offset(axis):
+    """What an axis leaves out of its numbers, such as ' (× 1e−34)', for its label: above the frame is the legend."""
+    formatter = axis.get_major_formatter()
+    formatter.set_locs(axis.get_majorticklocs())
+    offset = formatter.get_offset()
+    axis.get_offset_text().set_visible(False)
+    return f" ({offset if offset[0] in '+−' else f'× {offset}'})" if offset else ""
 
 
 def _style(ax):
