@@ -289,7 +289,7 @@ def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
     from matplotlib.transforms import ScaledTranslation
 
     shown = min(8, real.shape[1])
-    names = _names(dataset)
+    names = _shorten_all(_names(dataset)[:shown], 22)
     width, height = (8.0, 4.0) if small else (10.0, 4.6)
     fig = Figure(figsize=(width, height + title_height), layout="constrained")
     fig.get_layout_engine().set(rect=(0.01, 0, 0.99, height / (height + title_height)))
@@ -309,7 +309,7 @@ def _draw_table(dataset, real, fake, d_values, title_height, small, labels):
             # Not density=True: what falls outside the frame must still count in the total.
             counts, _ = np.histogram(x[:, i][np.isfinite(x[:, i])], bins)
             ax.stairs(counts / (len(x) * (bins[1] - bins[0])), bins, **look)
-        ax.set_title(_shorten(names[i], 22), fontsize=9, loc="left", pad=3)
+        ax.set_title(names[i], fontsize=9, loc="left", pad=3)
         note = _outside(fake[:, [i]], [lo], [hi], share=True)
         ax.text(1, 1, note, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=fake_color)
         ax.set(xlim=(lo, hi), ylim=(0, 1.15 * ax.get_ylim()[1]), yticks=[])

@@ -497,3 +497,12 @@ def check_offset(draw, X, offset):
     assert (offset and f" ({offset})" in axis.label.get_text()) or "(" not in axis.label.get_text()
     assert axis.get_offset_text().get_text() == offset.removeprefix("× ")
     assert not (axis.get_offset_text().get_visible() and offset)
+
+
+def test_long_names_of_columns_stay_apart():
+    dataset = SimpleNamespace(
+        **{**vars(DATASETS["table"]), "columns": [f"a very long column name {i}" for i in range(4)]}
+    )
+    real = dataset.real_samples(20, 1)
+    left = plots._draw_table(dataset, real, real, None, 0.3, False, None).subfigs[0]
+    assert [ax.get_title("left") for ax in left.axes] == [f"a very long column n…{i}" for i in range(4)]
