@@ -99,7 +99,8 @@ def animate(path, dataset, frames, steps, probabilities=None, fps=12, labels=Non
             for fake, d_values, title in zip(frames, values, titles, strict=True)
         ]
         pictures = _named(figures, labels, dpi=90)
-    return _write(path, _gif(pictures, fps))
+    colors = 64 if labels is None else 192  # the key and the points of every class must keep theirs
+    return _write(path, _gif(pictures, fps, colors))
 
 
 def curves(path, metrics):
@@ -737,7 +738,7 @@ def _png(picture):
     return buffer.getvalue()
 
 
-def _gif(pictures, fps):
+def _gif(pictures, fps, colors=64):
     """Pictures uint8 (H, W) or (H, W, 3) as the bytes of one GIF; few colours, small file."""
     from PIL import Image
 
@@ -746,7 +747,7 @@ def _gif(pictures, fps):
         for frame in frames:
             frame.putpalette([17 * level for level in range(16) for _ in range(3)])
     else:
-        frames = _reduce(pictures, 64)
+        frames = _reduce(pictures, colors)
     pause = max(20, round(100 / fps) * 10)  # ms; browsers slow anything shorter down
     buffer = io.BytesIO()
     frames[0].save(

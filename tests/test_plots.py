@@ -506,3 +506,12 @@ def test_long_names_of_columns_stay_apart():
     real = dataset.real_samples(20, 1)
     left = plots._draw_table(dataset, real, real, None, 0.3, False, None).subfigs[0]
     assert [ax.get_title("left") for ax in left.axes] == [f"a very long column n…{i}" for i in range(4)]
+
+
+def test_a_rare_class_keeps_its_colour_in_a_film(tmp_path):
+    x = np.random.default_rng(0).standard_normal((400, 2))
+    labels = np.where(np.arange(400) == 7, "unicorn", np.array(["blue", "green", "red"])[np.arange(400) % 3])
+    values = [probability(plots.surface_grid(DATASETS["plane"]))]
+    plots.animate(tmp_path / "a.gif", DATASETS["plane"], [x], [1], values, labels=labels)
+    red = np.rint(np.array(plots._by_class(labels)[3][1]) * 255)
+    assert (np.abs(pixels(tmp_path / "a.gif")[:, -150:] - red).max(axis=-1) <= 4).any()
