@@ -57,9 +57,11 @@ def samples(path, dataset, fake, probability=None, title=None, labels=None):
     fake = _check(dataset, fake)
     if dataset.image_shape is not None:
         shown = [] if labels is None else labels[: images_shown(dataset.image_shape, len(fake))]
-        order = [str(label) for label, _ in itertools.groupby(shown)]
-        if len(order) == len(set(order)) > 1:
-            title = f"{title + '; ' if title else ''}in reading order: {', '.join(order)}"
+        order = [(str(label), len(list(run))) for label, run in itertools.groupby(shown)]  # and how many of each
+        if len(order) == len(dict(order)) > 1:
+            rows = all(count % math.ceil(math.sqrt(len(shown))) == 0 for _, count in order)
+            listed = ", ".join(name if rows else f"{name} ({count})" for name, count in order)
+            title = f"{title + '; ' if title else ''}in reading order: {listed}"
         return _write(path, _png(_captioned(_image_grid(dataset, fake, width=600), title)))
     d_values = None
     if probability is not None and dataset.features <= 2:

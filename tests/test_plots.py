@@ -114,7 +114,7 @@ def test_images_class_by_class_tell_their_order(tmp_path, monkeypatch):
     many = np.random.default_rng(0).random((200, fake.shape[1]))
     plots.samples(tmp_path / "a.png", dataset, many, title="t", labels=np.arange(200) // 50)  # 100 are shown
     assert titles.pop() == "t; in reading order: 0, 1" and plots.images_shown((64, 64, 3), 10**9) == 16
-    assert titles == ["t; in reading order: a, b, c", "in reading order: 3, 1", "t", "t"]
+    assert titles == ["t; in reading order: a (2), b (1), c (1)", "in reading order: 3, 1", "t", "t"]
 
 
 def test_a_new_picture_replaces_the_old_one(tmp_path):
@@ -448,34 +448,6 @@ def test_a_film_of_a_table_tells_inside_the_frame_what_it_hides():
         hidden = "1 of 2 outside"
         assert (hidden in ax.collections[-1].get_label()) is room
         assert [text.get_text() for text in ax.texts] == ([] if room else [hidden])
-
-
-def test_no_class_of_images_begins_in_the_middle_of_a_row():
-    titles = {}
-    for k in (2, 3, 4, 7, 10, 15, 20, 30, 47, 100):
-        labels = np.arange(100) * k // 100
-        titles[k], places = plots._class_by_class(labels)
-        if places is None:
-            places = np.stack(np.divmod(np.arange(100), 10), axis=1)
-        assert len({tuple(place) for place in places}) == 100 and places.max() < 18
-        starts = places[np.unique(labels, return_index=True)[1]]
-        assert not starts[:, 1].any() if k <= 10 else len(np.unique(starts[:, 1])) <= k // 10 + 1
-    assert titles[2] == "in reading order: 0, 1" and titles[3] == "3 rows of each, in reading order: 0, 1, 2"
-    assert titles[7].startswith("a row of each, in reading order: 0, 1, 2,") and titles[10].startswith("in reading")
-    assert titles[15].startswith("2 classes a row, 6 or 7 of each, in reading order: 0, 1, 2,")
-    assert titles[20].startswith("in reading order, 5 of each: 0, 1,") and titles[100].endswith(" 29, … and 70 more")
-    assert plots._class_by_class(["a"] * 7 + ["b"] * 2) == ("in reading order: a (7), b (2)", None)
-    assert plots._class_by_class([1, 2, 1]) == plots._class_by_class([]) == ("", None)
-
-
-def test_each_image_is_at_its_place_and_the_rest_is_white(tmp_path):
-    fake = np.repeat(np.arange(7)[:, None] / 10, 64, axis=1)
-    plots.samples(tmp_path / "a.png", DATASETS["grey"], fake, labels=np.array([0, 0, 1, 1, 1, 2, 2]))
-    shown = pixels(tmp_path / "a.png")[..., 0]
-    shown = shown[-shown.shape[1] :]  # without the caption
-    at = ((np.arange(3) + 0.5) * len(shown) / 3).astype(int)
-    expected = np.array([[0, 0.1, 1], [0.2, 0.3, 0.4], [0.5, 0.6, 1]])
-    np.testing.assert_array_equal(shown[np.ix_(at, at)], np.rint(expected * 255))
 
 
 @pytest.mark.parametrize("scale, shift, offset", [(3e4, 0, "× 1e−5"), (1e-30, 0, "× 1e29"), (1, 0, "")])
