@@ -86,7 +86,7 @@ class Options:
         if self.cluster_parts and not 2 <= self.clusters <= self.cluster_parts:
             raise MiniganError(
                 f"{self.cluster_parts} cluster-parts cannot be put together to {self.clusters} clusters; "
-                "use fewer clusters, 2 at least, or cluster-parts 0"
+                f"give 2 to {max(2, self.cluster_parts)} clusters, or cluster-parts 0"
             )
 
 

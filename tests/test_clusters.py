@@ -184,7 +184,7 @@ def test_from_the_command_line(tmp_path, capsys):
         (["--clusters", "1"], "clusters is 1; it must be a whole number, 2 or more, or 0 for none"),
         (["--clusters", "4", "--conditional"], "clusters 4 stand in for labels, and conditional uses labels"),
         (["--clusters", "4", "--cluster-parts", "3"], "3 cluster-parts cannot be put together to 4 clusters"),
-        (["--cluster-parts", "9"], "9 cluster-parts cannot be put together to 0 clusters"),
+        (["--cluster-parts", "9"], "9 cluster-parts cannot be put together to 0 clusters; give 2 to 9 clusters"),
         (["--clusters", "4", "--cluster-parts", "601"], "use --cluster-parts 600 or less"),
         (["--clusters", "2", "--cluster-parts", "60"], "to 2 clusters: 3 parts have nothing between them"),
         (["--clusters", "601"], "601 clusters cannot be found in 'clouds.npy', whose rows are of 600 kinds"),
