@@ -68,11 +68,14 @@ def test_a_claim_that_does_not_hold_is_reported_and_fails(examples, tmp_path, ca
     assert "3 of 4 claims hold" in shown
     page = (tmp_path / "out" / "claims-01-02.html").read_text(encoding="utf-8")
     table = (tmp_path / "out" / "claims-01-02.md").read_text(encoding="utf-8")
+    assert table.startswith("# The claims, seeds 0, 1\n\nWhat was measured is given seed by seed")
     assert "| one & one | 2 | 2 · 3 | NO: 1 |" in table and "| one & one | 2 | 2 · 2 | yes |" in table
     assert '<td class="no">NO: 1</td>' in page and "one &amp; one" in page
     for path in sorted(tmp_path.glob("out/seed-*/*.png")):  # every figure is in the page itself
         assert base64.b64encode(path.read_bytes()).decode() in page
     assert page.count("<img") == 4 and 'src="data:image/png;base64' in page
+    assert cli.main(["claims", "--only", "1", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "claims-01.md").read_text(encoding="utf-8").startswith("# The claims, seed 0\n\n## ")
 
 
 def test_a_number_that_is_not_one_is_not_below_a_limit():
