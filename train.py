@@ -7,6 +7,7 @@ python train.py --resume runs/digits         go on where a run has stopped
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
@@ -17,6 +18,8 @@ import numpy as np
 
 from minigan import MiniganError, __version__, data, parallel, recipes
 from minigan.runs import OPTIONS, Run, check_data_dir, check_run_options
+
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
 
 
 def main(argv=None):
@@ -287,13 +290,14 @@ def carry_out(run, say, quiet):
             if run.due() or last:
                 gan.report()  # raises Diverged before a good checkpoint is replaced
                 run.save()
-    seconds = time.perf_counter() - began
-    if gan.step < gan.steps:
-        if gan.step != run.saved:
+        if gan.step < gan.steps and gan.step != run.saved:  # here, for a terminal that closes may say so twice
             if gan.step:
                 gan.report()
             run.save()
-        say(f"\nStopped at step {gan.step} of {gan.steps}; {run.how_to_go_on()}")
+    seconds = time.perf_counter() - began
+    if gan.step < gan.steps:
+        with contextlib.suppress(*[OSError] * (stopped == HANGUP)):  # then nobody is there to read it
+            say(f"\nStopped at step {gan.step} of {gan.steps}; {run.how_to_go_on()}")
         return 128 + stopped
 
     if gan.ranks.rank > 0:
@@ -328,9 +332,8 @@ class StopSignal:
         self.signal, self.before = 0, {}
 
     def __enter__(self):
-        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-        ignored = hangup is None or signal.getsignal(hangup) == signal.SIG_IGN
-        for s in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [hangup])):
+        ignored = HANGUP is None or signal.getsignal(HANGUP) == signal.SIG_IGN
+        for s in (signal.SIGINT, signal.SIGTERM, *([] if ignored else [HANGUP])):
             self.before[s] = signal.signal(s, self._take)
         return self
 

@@ -164,8 +164,9 @@ def write_csv(path, x, labels, gan, run):
             np.savetxt(file, x, fmt="%.9g", delimiter=",")
         else:
             name = checkpoint.read_config(run)["label_column"]  # its number, if it was given so
-            if name is None or name.isdigit():
-                name = next(free for free in ("label", "class", "label of the row") if free not in header)
+            name = "label" if name is None or name.isdigit() else name
+            while name in header:
+                name += "_"
             rows.writerow([*header, name])
             rows.writerows([*(f"{v:.9g}" for v in row), label] for row, label in zip(x, labels.tolist(), strict=True))
 

@@ -447,11 +447,13 @@ def label_agreement(dataset, fake, labels, classifier=None):
 
 
 def real_label_agreement(dataset, seed=0):
-    """The same for real rows, judged by other ones: below 1 where classes overlap, and samples cannot be above it."""
-    order = np.random.default_rng(seed).permutation(len(dataset.X))[: 2 * MAX_ROWS]
-    x, others = np.array_split(order, 2)
-    X = dataset.normalise(dataset.X)
-    return float((nearest_labels(X[x], X[others], dataset.labels[others]) == dataset.labels[x]).mean())
+    """The same for real rows, at most 10,000, each judged by the nearest other one: below 1 where classes overlap."""
+    some = np.random.default_rng(seed).permutation(len(dataset.X))[:MAX_ROWS]
+    x, labels, nearest = dataset.normalise(dataset.X[some]), dataset.labels[some], np.empty(len(some), np.int64)
+    for rows, d2 in squared_distance_blocks(x, x):
+        np.fill_diagonal(d2[:, rows], np.inf)
+        d2.argmin(axis=1, out=nearest[rows])
+    return float((labels[nearest] == labels).mean())
 
 
 def labels_nearby(dataset, x):

@@ -84,9 +84,10 @@ class Options:
         if self.conditional and self.clusters:
             raise MiniganError(f"clusters {self.clusters} stand in for labels, and conditional uses labels; choose one")
         if self.cluster_parts and not 2 <= self.clusters <= self.cluster_parts:
+            some = f"2 to {self.cluster_parts} clusters" if self.cluster_parts > 1 else "more"
             raise MiniganError(
                 f"{self.cluster_parts} cluster-parts cannot be put together to {self.clusters} clusters; "
-                f"give 2 to {max(2, self.cluster_parts)} clusters, or cluster-parts 0"
+                f"give {some}, or cluster-parts 0"
             )
 
 

@@ -439,7 +439,8 @@ def _key(labels, height, dpi, most=12):
     ax.axis("off")
     names = _shorten_all(classes, 24)
     for (_, color, _), name in zip(_by_class(labels)[:shown], names, strict=False):
-        ax.plot([], [], "o", ms=5, color=color, label=_plain(name))
+        name = " " * name.startswith("_") + _plain(name)  # matplotlib leaves out what begins with an underscore
+        ax.plot([], [], "o", ms=5, color=color, label=name)
     if shown < len(classes):
         ax.plot([], [], " ", label=f"… and {len(classes) - shown} more")
     place = dict(loc="center left", bbox_to_anchor=(0, 0.5), alignment="left", handlelength=1)

@@ -56,9 +56,19 @@ def is_of_the_data(path, data):
     """Whether a file would replace the user's own data, ``data`` being their path, or be a picture among them."""
     if data in NAMES:
         return False
-    path, data = Path(path).resolve(), Path(os.path.expanduser(data)).resolve()
-    of_a_run = any((folder / "config.json").exists() for folder in path.parents)  # read_images leaves those out
-    return path == data or (data.is_dir() and data in path.parents and path.suffix == ".png" and not of_a_run)
+    path, data = Path(path), Path(os.path.expanduser(data))
+    path, target = path.parent.resolve() / path.name, path.resolve()  # two if it is a link
+    if data.exists():
+        places = [data.resolve(), data.parent.resolve() / data.name]
+    else:  # the run was started in another folder, so the name has to do
+        places = [place for place in (path, *path.parents) if place.name == data.name and place.exists()]
+    runs = [place for place in path.parents if all((place / name).exists() for name in ("config.json", "metrics.csv"))]
+    for place in places:
+        of_a_run = any(place in run.parents for run in runs)  # whose pictures read_images leaves out
+        picture = path.suffix.lower() in files.IMAGE_SUFFIXES and not of_a_run
+        if place in (path, target) or (picture and place.is_dir() and place in path.parents):
+            return True
+    return False
 
 
 def check_data_dir(data_dir, data):
@@ -407,9 +417,10 @@ def is_number(text):
         return False
 
 
-def _is_of_a_run(folder):
+def _has_only_begun(folder):
+    """Whether the config.json is one of minigan's, and metrics.csv without a single report."""
     with contextlib.suppress(MiniganError):
-        return bool(checkpoint.read_config(folder))
+        return "minigan" in checkpoint.read_config(folder) and not (folder / "metrics.csv").stat().st_size
     return False
 
 
@@ -417,8 +428,8 @@ def new_folder(wish, name, first):
     """(folder, function that unlocks it): make the run's folder and its first files, {name: text}, or leave nothing
     behind if that fails.
 
-    The folder is the one asked for, which must be new, empty, or left by a run that failed before it saved anything;
-    or runs/<name>, numbered if taken.
+    The folder is the one asked for, which must be new, empty, or left by a run that failed before its first report; or
+    runs/<name>, numbered if taken.
     """
     if wish == "":
         raise MiniganError("--out '' names no folder; give one, or leave --out away")
@@ -436,8 +447,8 @@ def new_folder(wish, name, first):
                     raise
         unlock = files.lock(folder)
         there = {path.name for path in folder.iterdir() if path.name[0] != "."}
-        gives_way = there == set(first) and _is_of_a_run(folder)  # of one that failed before it saved anything
-        if there and not gives_way:  # whose files they are nobody knows: a run would replace or delete them
+        begun = there == set(first) and _has_only_begun(folder)
+        if there and not begun:  # whose files they are nobody knows: a run would replace some, and delete others later
             unlock()
             what = f"is not empty ({files.listed(sorted(there))}); choose another --out"
             if there & {checkpoint.NAME, checkpoint.PREVIOUS}:

@@ -171,6 +171,11 @@ def test_it_learns_which_label_is_where():
 def test_real_rows_say_how_often_a_label_can_be_found(capsys, tmp_path, monkeypatch):
     data = clouds()
     assert metrics.real_label_agreement(data) > 0.98
+    apart = from_array(np.array([[0, 0], [1, 0], [9, 0], [10, 0]]) * [1, 1e-3] + [0, 5], [0, 0, 1, 1])
+    assert metrics.real_label_agreement(apart) == 1.0  # each by the other of its class, and not by itself
+    noise = np.random.default_rng(1).standard_normal((200, 2)) * [0.01, 1000]
+    wide = from_array(noise + np.arange(200)[:, None] % 2 * [1, 0], np.arange(200) % 2)
+    assert metrics.real_label_agreement(wide) > 0.95  # in the network's units: in its own the wide column decides
     X = np.random.default_rng(0).standard_normal((600, 2))
     blind = from_array(X, np.arange(600) % 2)  # labels that have nothing to do with x
     assert abs(metrics.real_label_agreement(blind) - 0.5) < 0.07
@@ -287,7 +292,7 @@ def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monke
     Path("named.csv").write_text(Path("two.csv").read_text().replace("width,height", "label,class"))
     assert train(["--data", "named.csv", "--label-column", "3", "--out", "named", *small, "--batch-size", "2"]) == 0
     assert main(["sample", "named", "-n", "2", "-o", "named-2.csv"]) == 0
-    assert Path("named-2.csv").read_text().startswith("label,class,label of the row\n")  # no name twice
+    assert Path("named-2.csv").read_text().startswith("label,class,label_\n")  # no name twice
     figs = load("figs.npz")  # what sample writes can be trained on
     assert figs.labels.tolist() == ["fig"] * 4 and np.array_equal(figs.X, gan.sample(4, seed=0, labels="fig"))
     assert main(["sample", "run", "-o", "out.png"]) == 0 and main(["evaluate", "run"]) == 0

@@ -372,12 +372,21 @@ def test_a_picture_among_the_images_that_were_learnt_is_refused(tmp_path, monkey
     """It would be one of them for the next run, and the run itself would no longer find its data unchanged."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "run").mkdir(parents=True)
-    (tmp_path / "photos" / "run" / "config.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "photos", tmp_path / "photos" / "run"):
+        for name in ("config.json", "metrics.csv"):  # only below the images' folder it makes a difference
+            (folder / name).write_text("")
+    (tmp_path / "elsewhere.png").write_text("")
+    (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    inside = ("photos/a.png", "photos/b/a.png", "photos/a.PNG", "photos/link.png")
     for data in ("photos", str(tmp_path / "photos")):
-        assert cli.runs.is_of_the_data("photos/a.png", data) and cli.runs.is_of_the_data("photos/b/a.png", data)
+        assert all(cli.runs.is_of_the_data(path, data) for path in inside)
         for other in ("photos/run/a.png", "photos/a.npy", "a.png"):  # those of runs are never read
             assert not cli.runs.is_of_the_data(other, data)
     assert not cli.runs.is_of_the_data("digits/a.png", "digits")
+    monkeypatch.chdir(tmp_path / "photos")  # from where 'photos' is not to be seen
+    (tmp_path / "photos" / "own.npy").write_text("")
+    assert cli.runs.is_of_the_data("a.png", "photos") and cli.runs.is_of_the_data("own.npy", "data/own.npy")
+    assert not cli.runs.is_of_the_data("../a.png", "photos") and not cli.runs.is_of_the_data("new.npy", "data/own.npy")
 
 
 def test_a_package_that_is_missing(runs, monkeypatch, capsys):

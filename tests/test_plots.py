@@ -466,9 +466,15 @@ def check_offset(draw, X, offset):
     fig = draw(data, X, X, None, 0.3, False, None)
     plots._figure_pixels(fig, 100)
     axis = fig.axes[0].yaxis
-    assert (offset and f" ({offset})" in axis.label.get_text()) or "(" not in axis.label.get_text()
+    assert f" ({offset})" in axis.label.get_text() if offset else "(" not in axis.label.get_text()
     assert axis.get_offset_text().get_text() == offset.removeprefix("× ")
     assert not (axis.get_offset_text().get_visible() and offset)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_begin_with_an_underscore_are_in_the_key():
+    """matplotlib would leave them out, and warn if there are no others."""
+    plots._key(np.array(["_a", "_b"]), 300, 100)
 
 
 def test_long_names_of_columns_stay_apart():
