@@ -7,7 +7,6 @@ python train.py --resume runs/digits         go on where a run has stopped
 """
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import signal
@@ -23,7 +22,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has
 
 
 def main(argv=None):
-    """Run the command line; returns the exit code: 0, 2 after a mistake, 130 or 143 if stopped by a signal."""
+    """Run the command line; returns the exit code: 0, 2 after a mistake, 129, 130 or 143 if stopped by a signal."""
     args = parser().parse_args(argv)
     try:
         return train(args)
@@ -296,8 +295,11 @@ def carry_out(run, say, quiet):
             run.save()
     seconds = time.perf_counter() - began
     if gan.step < gan.steps:
-        with contextlib.suppress(*[OSError] * (stopped == HANGUP)):  # then nobody is there to read it
+        try:
             say(f"\nStopped at step {gan.step} of {gan.steps}; {run.how_to_go_on()}")
+        except OSError:
+            if stopped != HANGUP:  # else the terminal is gone, and all is saved
+                raise
         return 128 + stopped
 
     if gan.ranks.rank > 0:

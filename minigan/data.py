@@ -196,9 +196,9 @@ def _standardise(rows, name, columns=None):
     scale = rows.std(axis=0, dtype=np.float64)
     constant = rows.max(axis=0) == rows.min(axis=0)
     scale[constant] = 1.0
-    coarse = np.abs(shift) * float32.eps > 0.01 * scale  # such as seconds since 1970
     tiny = scale < float32.tiny
-    for bad, remedy in ((tiny, "give it in a smaller unit"), (~constant & coarse, "subtract its mean first")):
+    coarse = ~constant & (np.abs(shift) * float32.eps > 0.01 * scale)  # such as seconds since 1970
+    for bad, remedy in ((tiny, "give it in a smaller unit"), (coarse, "subtract its mean first")):
         if bad.any():
             j = int(np.argmax(bad))
             column = columns[j] if columns else f"{j} (counted from 0)"

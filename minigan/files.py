@@ -485,6 +485,11 @@ def _find_column(path, wanted, columns, width):
 
 
 # -------------------------------------------------------------------------------- folders of images
+def holds_a_run(folder):
+    """Whether a folder looks like that of a run, whose pictures are nobody's data."""
+    return all((folder / name).exists() for name in ("config.json", "metrics.csv"))
+
+
 def read_images(
     folder, image_size: int | None = None, max_pixels: int = 64_000_000
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -503,7 +508,7 @@ def read_images(
     if image_size is not None and not 1 <= image_size <= 4096:
         raise MiniganError(f"--image-size {image_size} is out of range: give 1 to 4096 pixels")
     folder = Path(folder)
-    runs = {log.parent for log in folder.rglob("metrics.csv") if log.with_name("config.json").exists()} - {folder}
+    runs = {log.parent for log in folder.rglob("metrics.csv") if holds_a_run(log.parent)} - {folder}
     paths = sorted(
         p
         for p in folder.rglob("*")

@@ -395,14 +395,9 @@ def _named(figures, labels, dpi):
 
     It does so in all frames of a film if it has to in one, and stands beside them: all keep one size.
     """
-    pictures = []
-    for fig in figures:
-        pictures.append(_figure_pixels(fig, dpi))
-        if labels is not None and _names_collide(fig):
-            break
-    else:
-        if labels is None or len(np.unique(labels)) <= 40:
-            return pictures
+    pictures = [_figure_pixels(fig, dpi) for fig in figures]
+    if labels is None or (len(np.unique(labels)) <= 40 and not any(map(_names_collide, figures))):
+        return pictures
     for fig in figures:
         for name in _class_names(fig):
             name.remove()

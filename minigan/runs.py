@@ -62,11 +62,11 @@ def is_of_the_data(path, data):
         places = [data.resolve(), data.parent.resolve() / data.name]
     else:  # the run was started in another folder, so the name has to do
         places = [place for place in (path, *path.parents) if place.name == data.name and place.exists()]
-    runs = [place for place in path.parents if all((place / name).exists() for name in ("config.json", "metrics.csv"))]
+    runs = [folder for folder in path.parents if files.holds_a_run(folder)]
     for place in places:
-        of_a_run = any(place in run.parents for run in runs)  # whose pictures read_images leaves out
-        picture = path.suffix.lower() in files.IMAGE_SUFFIXES and not of_a_run
-        if place in (path, target) or (picture and place.is_dir() and place in path.parents):
+        of_a_run = any(place in run.parents for run in runs)  # read_images leaves those pictures out
+        among = place.is_dir() and place in path.parents and path.suffix.lower() in files.IMAGE_SUFFIXES
+        if place in (path, target) or (among and not of_a_run):
             return True
     return False
 
