@@ -319,11 +319,10 @@ def carry_out(run, say, quiet):
 
 def choose_threads(gan, small=1e7):
     """One thread for NumPy's matrix products if they are small: a second one gains little then, and loses much as
-    soon as the machine has other work. Otherwise all cores, shared among the processes. Environment variables win."""
-    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & set(os.environ):
-        largest = 2 * gan.m * max(p[0].size for net in (gan.G, gan.D) for p in net.params.layers if p)
-        cores = max(1, (os.cpu_count() or 1) // gan.ranks.size)
-        gan.backend_used.set_threads(1 if largest < small else cores)
+    soon as the machine has other work. Otherwise all cores, shared among the processes."""
+    largest = 2 * gan.m * max(p[0].size for net in (gan.G, gan.D) for p in net.params.layers if p)
+    cores = max(1, (os.cpu_count() or 1) // gan.ranks.size)
+    gan.backend_used.set_threads(1 if largest < small else cores)
 
 
 class StopSignal:

@@ -7,6 +7,7 @@ and ask which it is only where one of the two is faster another way.
 
 import ctypes
 import math
+import os
 from textwrap import shorten
 
 import numpy as np
@@ -94,10 +95,13 @@ class Backend:
         return Generator(self.xp.random.XORWOW(seed, size=1 << 18))  # most draws in one kernel
 
     def set_threads(self, n):
-        """Tell NumPy's own OpenBLAS to use n threads. With another BLAS nothing happens.
+        """Tell NumPy's own OpenBLAS to use n threads, unless an environment variable says how many.
 
-        NumPy has no function for it, and the environment variable counts only before NumPy is imported.
+        NumPy has no function for it, and the environment variable counts only before NumPy is imported. With another
+        BLAS nothing happens.
         """
+        if {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & set(os.environ):
+            return
         library = ctypes.CDLL(np._core._multiarray_umath.__file__)
         for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"):
             if hasattr(library, name):

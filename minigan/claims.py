@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from minigan import plots
+from minigan.backend import Backend
 from minigan.errors import MiniganError
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -103,6 +104,7 @@ def main(run, argv=None):
         if args.seed < 0:
             raise MiniganError(f"--seed is {args.seed}; it must be 0 or more")
         folder = make_folder(args.out)
+        Backend("numpy").set_threads(1)  # its products are small: see train.choose_threads
         start = time.perf_counter()
         claims, fig = run(seed=args.seed)
         seconds = time.perf_counter() - start

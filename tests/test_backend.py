@@ -38,6 +38,22 @@ ROOT = Path(__file__).parent.parent
 # -- The choice --------------------------------------------------------------------------------------------
 
 
+def test_threads_are_set_unless_the_environment_says_how_many(monkeypatch):
+    given, names = [], ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+    library = SimpleNamespace(scipy_openblas_set_num_threads64_=given.append)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: library)
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    Backend("numpy").set_threads(3)
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "2")
+            Backend("numpy").set_threads(4)
+    del library.scipy_openblas_set_num_threads64_  # another BLAS
+    Backend("numpy").set_threads(5)
+    assert given == [3]
+
+
 def install(monkeypatch, tmp_path, how):
     """Make ``import cupy`` find nothing, a package that fails to be imported, or a stand-in that has no GPU,
     cannot compute, or works."""

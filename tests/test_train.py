@@ -1021,8 +1021,6 @@ def test_a_recipe_may_begin_with_a_mark_of_its_bytes_order(here):
 
 
 def test_small_products_get_one_thread_and_large_ones_a_share_of_the_cores(monkeypatch):
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     gan = GAN(generator="8, relu", discriminator="8, relu", latent_dim=2, batch_size=8, backend="numpy")
     gan.build(np.zeros((20, 3)) + np.arange(20)[:, None])  # the largest product: 16 rows times 3 x 8 weights
@@ -1033,8 +1031,6 @@ def test_small_products_get_one_thread_and_large_ones_a_share_of_the_cores(monke
     for size in (1, 3, 9):
         gan.ranks = SimpleNamespace(size=size)
         train.choose_threads(gan, small=384)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    train.choose_threads(gan)
     assert given == [1, 1, 8, 2, 1]
 
 
