@@ -155,13 +155,11 @@ class GAN(Options):
 
     def _descend_D(self):
         """θ_D ← optimiser(θ_D, gradient of -V̂ and the penalties): descending -V̂ is ascending V̂."""
-        self.ranks.average(self.grad_D.flat)
-        self.optimizer_D.update(self.D.theta, self.grad_D.flat, *self.numbers_D())
+        self.ranks.descend(self.optimizer_D, self.D.params, self.grad_D, self.numbers_D())
 
     def _descend_G(self):
         """θ_G ← optimiser(θ_G, gradient of L_G)."""
-        self.ranks.average(self.grad_G.flat)
-        self.optimizer_G.update(self.G.theta, self.grad_G.flat, *self.numbers_G())
+        self.ranks.descend(self.optimizer_G, self.G.params, self.grad_G, self.numbers_G())
 
     def numbers_D(self):
         """What D's optimiser is to use for this step: its learning rate, the momentum, and what follows from them.
@@ -425,6 +423,8 @@ class GAN(Options):
         self.optimizer_G = OPTIMIZERS[self.optimizer](self.G.theta, xp)
         self.optimizer_D = OPTIMIZERS[self.optimizer](self.D.theta, xp)
         self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
+        self.ranks.share_memory(self.G.params, self.optimizer_G.state, self.grad_G)
+        self.ranks.share_memory(self.D.params, self.optimizer_D.state, self.grad_D)
         self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
         real, fake = self.tape_D[:m], self.tape_D[m:]
         if self.has_r1:  # R1, R2 and the simultaneous step of G go over one half alone

@@ -25,15 +25,19 @@ class Vector:
     """
 
     def __init__(self, layers, xp, dtype, overlapping=False, room=()):
-        sizes = [sum(math.prod(shape) for shape in layer.shapes) for layer in layers]
+        self.shapes, self.overlapping = [layer.shapes for layer in layers], overlapping
+        sizes = [sum(map(math.prod, shapes)) for shapes in self.shapes]
         size = max(sizes) if overlapping else sum(sizes)
-        self.flat = room[:size] if 0 < size <= len(room) else zeros(xp, (size,), dtype)
-        self.layers, start = [], 0
-        for layer in layers:
-            views, start = [], 0 if overlapping else start
-            for shape in layer.shapes:
+        self.lie_in(room[:size] if 0 < size <= len(room) else zeros(xp, (size,), dtype))
+
+    def lie_in(self, flat):
+        """Let ``flat`` (size,) be this vector from now on, with whatever it holds."""
+        self.flat, self.layers, start = flat, [], 0
+        for shapes in self.shapes:
+            views, start = [], 0 if self.overlapping else start
+            for shape in shapes:
                 end = start + math.prod(shape)
-                views.append(self.flat[start:end].reshape(shape))
+                views.append(flat[start:end].reshape(shape))
                 start = end
             self.layers.append(tuple(views))
 

@@ -31,14 +31,18 @@ class Optimizer:
         """Update theta (size,) in place by grad (size,)."""
         self.update(theta, grad, *self.numbers(lr, momentum))
 
-    def update(self, theta, grad, *numbers):
-        """The same with what ``numbers`` has returned: once for each update, because Adam counts by it."""
+    def update(self, theta, grad, *numbers, part=slice(None)):
+        """The same with what ``numbers`` has returned: once for each update, because Adam counts by it.
+
+        ``part``: on a CPU, the slice of all vectors to do; of ``grad`` only slices are asked for, one after another.
+        """
         vectors = [*self.state.values(), theta]
         if self.kernel:
             self.kernel(grad, *numbers, *vectors)
             return
-        for i in range(0, len(theta), len(self.buffer)):
-            piece = slice(i, i + len(self.buffer))
+        start, end, _ = part.indices(len(theta))
+        for i in range(start, end, len(self.buffer)):
+            piece = slice(i, min(i + len(self.buffer), end))
             self.on_cpu(grad[piece], *numbers, *[vector[piece] for vector in vectors])
 
 

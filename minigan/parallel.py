@@ -3,16 +3,27 @@
     mpiexec -n 4 python train.py --batch-size 256
 
 Each process draws the same random numbers as one process alone would, and keeps its own rows of them; after each
-backward pass one all-reduce averages the flat gradient. So all hold equal weights, always. Beside that, only a report's
-few numbers are averaged, and train.py asks after each step whether a signal, or the time to save, has come for one.
+backward pass the processes' flat gradients are averaged. So all hold equal weights, always. Beside that, only a
+report's few numbers are averaged, and train.py asks after each step whether a signal, or the time to save, has come for
+one of them.
+
+Processes on one machine send nothing for it: their gradients, θ and the optimiser's state lie in memory that all of
+them see, and each updates its own part of θ. On several machines, or GPUs, it is one all-reduce of the flat gradient,
+and each updates a θ of its own.
 """
 
 import os
+import shutil
 import sys
 import traceback
 
-from minigan.backend import empty_batch
+import numpy as np
+
+from minigan.backend import CACHE_LINE, empty, empty_batch
 from minigan.errors import MiniganError
+from minigan.optim import CACHE_PIECE
+
+SHARED_MEMORY = "/dev/shm"  # where Linux keeps it; a container may have little, and ends a process that uses more
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
@@ -26,6 +37,13 @@ class Alone:
     def share(self, rng, parts=1):
         """The generator to draw this process's rows from. parts=2: its rows are real ones above fake ones."""
         return rng
+
+    def share_memory(self, params, state, grad):
+        """Prepare ``descend`` for a network: its weights and a gradient, both Vectors, and its optimiser's state."""
+
+    def descend(self, optimizer, params, grad, numbers):
+        """θ ← optimiser(θ, the mean of all processes' ``grad``), with the optimiser's ``numbers`` for this step."""
+        optimizer.update(params.flat, grad.flat, *numbers)
 
     def average(self, array):
         """Replace a device array, on every process, by its mean over all processes."""
@@ -42,10 +60,64 @@ class Ranks(Alone):
     def __init__(self, MPI, comm):
         self.MPI, self.comm = MPI, comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self._buffers = {}
+        self._buffers, self._means, self._number = {}, {}, np.zeros(1, np.int64)
 
     def share(self, rng, parts=1):
         return _Share(rng, self, parts)
+
+    def share_memory(self, params, state, grad):
+        """Let θ and the optimiser's state lie in memory that all processes see, and each one's gradient beside it.
+
+        Nothing changes for processes on several machines, with GPUs, or where there is too little such memory.
+        """
+        bytes_of_all = (1 + len(state) + self.size) * params.flat.nbytes
+        if self.backend.xp is not np or not self._see_the_same(bytes_of_all):
+            return
+        gradients = self._shared(grad.flat, of=range(self.size))
+        for name, array in state.items():
+            state[name] = self._moved(array)
+        params.lie_in(self._moved(params.flat))
+        grad.lie_in(gradients[self.rank])
+        self._means[grad] = _Mean(gradients)
+
+    def descend(self, optimizer, params, grad, numbers):
+        """On one machine each process does its own part of θ; what it needs of the others' gradients it reads there.
+
+        As in ZeRO, stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054), where the parts are sent around.
+        """
+        if grad not in self._means:
+            self.average(grad.flat)
+            super().descend(optimizer, params, grad, numbers)
+            return
+        line = CACHE_LINE // params.flat.itemsize
+        each = -(-len(params.flat) // (self.size * line)) * line
+        self.comm.Barrier()  # all gradients are complete
+        part = slice(self.rank * each, (self.rank + 1) * each)
+        optimizer.update(params.flat, self._means[grad], *numbers, part=part)
+        self.comm.Barrier()  # all of θ is new
+
+    def _see_the_same(self, size):
+        """Whether all processes can have ``size`` bytes of memory in common; and as many for the other network."""
+        here = self.comm.Split_type(self.MPI.COMM_TYPE_SHARED)
+        lacks = here.Get_size() < self.size
+        here.Free()
+        if os.path.isdir(SHARED_MEMORY):
+            lacks = lacks or shutil.disk_usage(SHARED_MEMORY).free < 2 * size
+        return not self.any(lacks)
+
+    def _shared(self, like, of):
+        """Vectors like ``like``, one ``of`` each of these ranks, in memory that all processes see: a list."""
+        nbytes = -(-like.nbytes // CACHE_LINE) * CACHE_LINE if self.rank in of else 0
+        window = self.MPI.Win.Allocate_shared(nbytes, like.itemsize, comm=self.comm)
+        return [np.frombuffer(window.Shared_query(rank)[0], like.dtype)[: like.size] for rank in of]
+
+    def _moved(self, array):
+        """One vector for all, with the content of ``array``."""
+        (memory,) = self._shared(array, of=[0])
+        if self.rank == 0:
+            memory[...] = array
+        self.comm.Barrier()  # whoever writes there next knows that all is there
+        return memory
 
     def average(self, array):
         host = self.backend.to_host(array)
@@ -55,7 +127,9 @@ class Ranks(Alone):
             array[...] = self.backend.to_device(host)
 
     def any(self, number):
-        return self.comm.allreduce(number, op=self.MPI.MAX)
+        self._number[0] = number
+        self.comm.Allreduce(self.MPI.IN_PLACE, self._number, self.MPI.MAX)
+        return int(self._number[0])
 
     def buffer(self, like, rows):
         """An array with ``rows`` rows and otherwise like ``like``, made once."""
@@ -63,6 +137,22 @@ class Ranks(Alone):
         if key not in self._buffers:
             self._buffers[key] = empty_batch(self.backend.xp, (rows, *like.shape[1:]), like.dtype)
         return self._buffers[key]
+
+
+class _Mean:
+    """The mean of several vectors, slice by slice, so that it is never written to memory."""
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+        self.out = empty(np, (min(len(vectors[0]), CACHE_PIECE),), vectors[0].dtype)
+
+    def __getitem__(self, piece):
+        first, second, *others = (vector[piece] for vector in self.vectors)
+        mean = np.add(first, second, out=self.out[: len(first)])
+        for other in others:
+            mean += other
+        mean *= 1 / len(self.vectors)
+        return mean
 
 
 class _Share:

@@ -369,8 +369,11 @@ def test_the_benchmark_times_the_same_training(device, name):
 def test_processes_share_a_step_through_the_host(device):
     thetas = []
     for backend in (Backend("numpy"), device):
-        comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a: np.add(a, a, out=a))
-        ranks = Ranks(SimpleNamespace(IN_PLACE=None), comm)
+        comm = SimpleNamespace(
+            Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a, *_: np.add(a, a, out=a),
+            Split_type=lambda kind: SimpleNamespace(Get_size=lambda: 1, Free=lambda: None),  # on two machines
+        )  # fmt: skip
+        ranks = Ranks(SimpleNamespace(IN_PLACE=None, MAX=None, COMM_TYPE_SHARED=None), comm)
         gan = same_draws(
             GAN(ranks=ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table())
         )

@@ -11,17 +11,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigan import GAN, MiniganError, checkpoint, load, parallel
+from minigan import GAN, MiniganError, checkpoint, load, optim, parallel
+from minigan.backend import Backend
+from minigan.mlp import MLP, parse_layers
 
 OPTIONS = dict(generator="16, relu, dropout 0.9", discriminator="dropout 0.8, 16, leaky_relu 0.2, maxout 8x2",
                batch_size=12, latent_dim=8, steps=40, report_every=10, r1=0.1, backend="numpy")  # fmt: skip
 
 
 class Threads:
-    """A communicator whose ranks are threads."""
+    """A communicator whose ranks are threads, ``on_one_machine`` or each on one of its own."""
 
-    def __init__(self, size):
-        self.size, self.slots, self.barrier = size, [None] * size, threading.Barrier(size, timeout=20)
+    def __init__(self, size, on_one_machine=True):
+        self.size, self.slots, self.barrier = size, [None] * size, threading.Barrier(size, timeout=10)
+        self.on_one_machine, self.calls = on_one_machine, []
 
     def seen_by(self, rank):
         def exchange(value):
@@ -31,51 +34,125 @@ class Threads:
             self.barrier.wait()
             return values
 
-        def Allreduce(_, array):
-            array[...] = np.sum(exchange(array.copy()), axis=0)
+        def Allreduce(_, array, op=np.sum):
+            self.calls.append(len(array))
+            array[...] = op(exchange(array.copy()), axis=0)
 
+        def Allocate_shared(nbytes, unit, comm):
+            memories = exchange(bytearray(nbytes))
+            return SimpleNamespace(Shared_query=lambda of: (memories[of], unit))
+
+        machine = SimpleNamespace(Get_size=lambda: self.size if self.on_one_machine else 1, Free=lambda: None)
         return SimpleNamespace(
-            Get_rank=lambda: rank, Get_size=lambda: self.size, Allreduce=Allreduce,
-            allreduce=lambda number, op: max(exchange(number)),
+            Get_rank=lambda: rank, Get_size=lambda: self.size, Allreduce=Allreduce, Barrier=self.barrier.wait,
+            Split_type=lambda kind: machine, Allocate_shared=Allocate_shared,
         )  # fmt: skip
 
 
-def trained_by_threads(size, data, **options):
-    threads, gans = Threads(size), [None] * size
-    MPI = SimpleNamespace(IN_PLACE=None, MAX=None)
+WINDOWS = SimpleNamespace(Allocate_shared=lambda nbytes, unit, comm: comm.Allocate_shared(nbytes, unit, comm))
+MPI_OF_THREADS = SimpleNamespace(IN_PLACE=None, MAX=np.max, COMM_TYPE_SHARED=None, Win=WINDOWS)
 
-    def work(rank):
-        ranks = parallel.Ranks(MPI, threads.seen_by(rank))
-        gans[rank] = GAN(ranks=ranks, **{**OPTIONS, **options}).fit(load(data))
 
-    workers = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+def by_threads(threads, work):
+    """work(rank, ranks) on a thread for each rank; what they return."""
+    results = [None] * threads.size
+
+    def one(rank):
+        results[rank] = work(rank, parallel.Ranks(MPI_OF_THREADS, threads.seen_by(rank)))
+
+    workers = [threading.Thread(target=one, args=(rank,)) for rank in range(threads.size)]
     for w in workers:
         w.start()
     for w in workers:
         w.join()
-    return gans
+    return results
 
 
+def trained_by_threads(size, data, on_one_machine=True, **options):
+    threads = Threads(size, on_one_machine)
+    fit = lambda rank, ranks: GAN(ranks=ranks, **{**OPTIONS, **options}).fit(load(data))
+    return by_threads(threads, fit)
+
+
+@pytest.mark.parametrize("on_one_machine", [True, False])
 @pytest.mark.parametrize("data", ["digits", "ring"])
-@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
-def test_n_ranks_of_batch_b_over_n_are_one_process_of_batch_b(data, update):
-    alone = GAN(**OPTIONS, update=update).fit(load(data))
+@pytest.mark.parametrize("options", [{}, {"update": "simultaneous"}, {"optimizer": "adam", "lr": 1e-3}])
+def test_n_ranks_of_batch_b_over_n_are_one_process_of_batch_b(data, options, on_one_machine):
+    alone = GAN(**{**OPTIONS, **options}).fit(load(data))
     for size in (2, 3):
-        gans = trained_by_threads(size, data, update=update)
+        gans = trained_by_threads(size, data, on_one_machine, **options)
         for gan in gans:
             assert gan.m == 12 // size
             assert np.array_equal(gan.G.theta, gans[0].G.theta) and np.array_equal(gan.D.theta, gans[0].D.theta)
+            assert np.array_equal(gan.averaged.flat, gans[0].averaged.flat)
+            assert np.shares_memory(gan.G.theta, gans[0].G.theta) == (on_one_machine or gan is gans[0])
         assert np.allclose(gans[0].G.theta, alone.G.theta, rtol=2e-4, atol=2e-5)
         assert np.allclose(gans[0].D.theta, alone.D.theta, rtol=2e-4, atol=2e-5)
         for one, several in zip(alone.history, gans[0].history, strict=True):
             assert one["V"] == pytest.approx(several["V"], abs=1e-4)
 
 
-def test_ranks_without_averaging_drift_apart(monkeypatch):
-    """The test above can fail."""
+def test_one_machine_or_several_give_the_same_bits():
+    """Half of a sum of two is the same however it is found."""
+    one, several = (trained_by_threads(2, "digits", here)[0] for here in (True, False))
+    assert np.array_equal(one.G.theta, several.G.theta) and np.array_equal(one.D.theta, several.D.theta)
+
+
+@pytest.mark.parametrize("on_one_machine", [True, False])
+def test_ranks_without_averaging_drift_apart(monkeypatch, on_one_machine):
+    """The tests above can fail."""
     monkeypatch.setattr(parallel.Ranks, "average", lambda self, array: None)
-    gans = trained_by_threads(2, "digits")
-    assert not np.allclose(gans[0].D.theta, gans[1].D.theta, rtol=2e-4, atol=2e-5)
+    monkeypatch.setattr(parallel._Mean, "__getitem__", lambda self, piece: self.vectors[0][piece])
+    alone, gans = GAN(**OPTIONS).fit(load("digits")), trained_by_threads(2, "digits", on_one_machine)
+    assert not np.allclose(gans[0].D.theta, alone.D.theta, rtol=2e-4, atol=2e-5)
+
+
+def test_processes_of_one_machine_send_no_gradients():
+    for on_one_machine in (True, False):
+        threads = Threads(2, on_one_machine)
+        gan = by_threads(threads, lambda rank, ranks: GAN(ranks=ranks, **OPTIONS).fit(load("digits")))[0]
+        assert (max(threads.calls) >= len(gan.D.theta)) != on_one_machine
+
+
+def test_large_networks_are_updated_in_parts_and_pieces(monkeypatch):
+    """Parts begin with a cache line, the last is shorter, or empty; a part is done piece by piece."""
+    monkeypatch.setattr(optim, "CACHE_PIECE", 48)
+    monkeypatch.setattr(parallel, "CACHE_PIECE", 48)
+    for features, size in ((1, 2), (5, 3), (31, 4)):  # 2, 6 and 32 weights and biases; then many
+        for units in ((), ("37, relu",)):
+            net, expected = (MLP(parse_layers(", ".join(units), features, 1)) for _ in range(2))
+            net.theta[...] = expected.theta[...] = np.arange(net.theta.size)
+            grads = np.random.default_rng(0).standard_normal((size, net.theta.size)).astype(np.float32)
+            sgd = optim.SGD(expected.theta)
+            sgd.step(expected.theta, grads.mean(0), 0.1, 0.5)
+
+            def work(rank, ranks, start=net.theta, features=features, units=units, grads=grads):
+                ranks.backend = Backend("numpy")
+                net = MLP(parse_layers(", ".join(units), features, 1))
+                net.theta[...] = start
+                grad, mine = net.vector(), optim.SGD(net.theta)
+                ranks.share_memory(net.params, mine.state, grad)
+                grad.flat[...] = grads[rank]
+                ranks.descend(mine, net.params, grad, (0.1, 0.5))
+                return net.theta.copy(), mine.state["velocity"].copy()
+
+            for theta, velocity in by_threads(Threads(size), work):
+                assert np.allclose(theta, expected.theta, rtol=1e-6, atol=1e-6)
+                assert np.allclose(velocity, sgd.state["velocity"], rtol=1e-5, atol=1e-7)
+
+
+def test_too_little_shared_memory_is_not_used(monkeypatch):
+    """A container may have 64 MB of it, and whoever writes beyond is ended by the system."""
+    asked = []
+    monkeypatch.setattr(parallel.os.path, "isdir", lambda path: path == parallel.SHARED_MEMORY)
+    for free, shared in ((0, False), (1 << 30, True)):
+        monkeypatch.setattr(
+            parallel.shutil, "disk_usage", lambda path, f=free: asked.append(path) or SimpleNamespace(free=f)
+        )
+        gans = trained_by_threads(2, "ring")
+        assert np.shares_memory(gans[0].G.theta, gans[1].G.theta) == shared
+        assert np.array_equal(gans[0].G.theta, gans[1].G.theta)
+    assert set(asked) == {parallel.SHARED_MEMORY}
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
@@ -160,16 +237,16 @@ def test_two_processes_are_ranks_and_one_is_alone(monkeypatch):
 
 
 def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():
-    comm = SimpleNamespace(
-        Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=lambda _, array: np.add(array, 6, out=array),
-        allreduce=lambda number, op: (number, op),
-    )  # fmt: skip
+    def Allreduce(_, array, op=None):
+        array += 6 if op is None else 1
+
+    comm = SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=Allreduce)
     ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max"), comm)
     ranks.backend = SimpleNamespace(to_host=np.copy, to_device=np.asarray)
     array = np.array([2.0, 6.0])
     ranks.average(array)
     assert array.tolist() == [2, 3]
-    assert ranks.any(15) == (15, "max")
+    assert ranks.any(15) == 16
 
 
 def test_a_run_between_two_reports_needs_as_many_processes(tmp_path):
