@@ -7,16 +7,28 @@ library would write it, starts from the same weights and offers the same three m
     follow(draws) training steps on given data, noise and dropout masks, so that results can be compared
     theta()       (weights of G, weights of D), flat, in minigan's layout
 
-PyTorch and JAX are imported only by those who need them.
+PyTorch and JAX are imported only by those who need them. Run as a script, this file is one of several processes of
+minigan.
 """
 
 import math
+import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from minigan import parallel
 from minigan.data import Dataset
 from minigan.gan import GAN
 from minigan.layers import Dropout, LeakyReLU, Linear, Maxout, ReLU, Sigmoid, Tanh
@@ -24,6 +36,7 @@ from minigan.mlp import parse_layers
 
 ROWS = 4096  # of the data set, which every contender holds as one array on the device
 LR, MOMENTUM = 0.01, 0.5
+PORT = "MINIGAN_BENCHMARK_PORT"  # where the processes of MiniganProcesses ask what to do
 
 
 @dataclass(frozen=True)
@@ -63,14 +76,14 @@ class Workload:
         centre = 2 * np.stack([np.cos(angle), np.sin(angle)], 1)
         return (centre + 0.02 * rng.standard_normal((ROWS, 2))).astype(np.float32)
 
-    def gan(self, dtype="float32"):
+    def gan(self, dtype="float32", ranks=None):
         """A minigan GAN, built. Its weights are where every contender starts, equal for equal workloads."""
         side = math.isqrt(self.features)
         data = Dataset(self.name, self.features, self.data(), image_shape=(side, side) if self.images else None)
         return GAN(
             generator=self.generator, discriminator=self.discriminator, latent_dim=self.latent_dim, prior=self.prior,
             steps=10**9, batch_size=self.batch_size, update=self.update, lr=LR, lr_end=1.0, momentum=MOMENTUM,
-            r1=self.r1, average=0.0, backend="numpy", dtype=dtype,
+            r1=self.r1, average=0.0, backend="numpy", dtype=dtype, ranks=ranks,
         ).build(data)  # fmt: skip
 
     def keeps(self):
@@ -174,8 +187,8 @@ class Minigan:
 
     label = "minigan"
 
-    def __init__(self, workload, dtype="float32"):
-        self.gan = workload.gan(dtype)
+    def __init__(self, workload, dtype="float32", ranks=None):
+        self.gan = workload.gan(dtype, ranks)
 
     def run(self, n):
         for _ in range(n):
@@ -184,14 +197,15 @@ class Minigan:
 
     def follow(self, draws):
         gan, own = self.gan, (self.gan.batches, self.gan.rng.dropout)
+        mine = slice(gan.ranks.rank * gan.m, (gan.ranks.rank + 1) * gan.m)  # all rows, unless there are more processes
         for draw in draws:
             z, uniform = iter(draw.z), iter([u for run in draw.uniform for u in run])
 
             def next_batch(out, x=draw.x):
-                out[...] = x
+                out[...] = x[mine]
 
             def draw_z(z=z):
-                gan.tape_G.x[...] = next(z)
+                gan.tape_G.x[...] = next(z)[mine]
                 return gan.tape_G.x
 
             def random(dtype, out, uniform=uniform):
@@ -205,6 +219,72 @@ class Minigan:
 
     def theta(self):
         return self.gan.G.theta.copy(), self.gan.D.theta.copy()
+
+
+class MiniganProcesses:
+    """The same by as many processes as there are cores, of one thread each, as ``mpiexec -n CORES`` starts them.
+
+    This process only passes on what is asked for. The others wait for it at a socket: in MPI they would not sleep.
+    """
+
+    label = "minigan, mpiexec"
+
+    def __init__(self, workload, dtype="float32", processes=None):
+        processes = processes or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        beside = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+        with socket.create_server(("localhost", 0)) as server:
+            server.settimeout(60)  # in case one of them fails before it can ask
+            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", PORT: str(server.getsockname()[1])}
+            here = [sys.executable, __file__]
+            self.job = subprocess.Popen(
+                [shutil.which("mpiexec", path=beside), "-n", str(processes), *here], env=environment
+            )
+            self.processes = [Connection(server.accept()[0].detach()) for _ in range(processes)]
+        self.ask("__init__", workload, dtype)
+
+    def ask(self, method, *arguments):
+        """What each process returns."""
+        for process in self.processes:
+            process.send((method, arguments))
+        return [process.recv() for process in self.processes]
+
+    def run(self, n):
+        return self.ask("run", n)[0]
+
+    def follow(self, draws):
+        self.ask("follow", draws)
+
+    def theta(self):
+        return self.ask("theta")[0]
+
+    def process_time(self):
+        """Seconds that all of them have used."""
+        return time.process_time() + sum(self.ask("process_time"))
+
+    def close(self):
+        for process in self.processes:
+            process.close()
+        self.job.wait()
+
+
+class OneOfSeveral(Minigan):
+    """A process of MiniganProcesses, until that closes the connection."""
+
+    process_time = staticmethod(time.process_time)
+
+    def __init__(self, workload, dtype):
+        super().__init__(workload, dtype, parallel.connect())
+
+    @classmethod
+    def serve(cls):
+        it = cls.__new__(cls)
+        with Connection(socket.create_connection(("localhost", int(os.environ[PORT]))).detach()) as connection:
+            while True:
+                try:
+                    method, arguments = connection.recv()
+                except EOFError:
+                    return
+                connection.send(getattr(it, method)(*arguments))
 
 
 class Products:
@@ -611,10 +691,15 @@ def jax_network(layers):
 CONTENDERS = {
     "products": Products,
     "minigan": Minigan,
+    "minigan-mpiexec": MiniganProcesses,
     "torch": TorchEager,
     "torch-compile": TorchCompile,
     "jax": Jax,
     "jax-scan": JaxScan,
 }
-NEEDS = {"torch": "torch", "torch-compile": "torch", "jax": "jax", "jax-scan": "jax"}  # what must be installed
-INSTALL = {"torch": "torch==2.13.0", "jax": "jax==0.10.2"}  # for pip
+# What must be installed, and what pip is to be told for it.
+NEEDS = {"minigan-mpiexec": "mpi4py", "torch": "torch", "torch-compile": "torch", "jax": "jax", "jax-scan": "jax"}
+INSTALL = {"mpi4py": "mpi4py mpich", "torch": "torch==2.13.0", "jax": "jax==0.10.2"}
+
+if __name__ == "__main__":
+    OneOfSeveral.serve()

@@ -62,16 +62,17 @@ def work(pipe, contender, workload, threads):
             "gflop": it.flops() / 1e9 if hasattr(it, "flops") else None,
         }  # fmt: skip
         pipe.send(about)
-        idle_cpu, asleep = 0.0, time.process_time()
+        process_time = getattr(it, "process_time", time.process_time)
+        idle_cpu, asleep = 0.0, process_time()
         while True:
             wanted = pipe.recv()
-            idle_cpu += time.process_time() - asleep
+            idle_cpu += process_time() - asleep
             it.run(max(1, round(0.1 * wanted * done / seconds)))  # wake the threads, fetch the weights to the caches
             before = time.perf_counter()
             steps = it.run(max(1, round(wanted * done / seconds)))
             after = time.perf_counter()
             pipe.send({"us": (after - before) / steps * 1e6, "idle_cpu": idle_cpu})
-            asleep = time.process_time()
+            asleep = process_time()
     except EOFError:
         pass  # the parent is done with us
     except Exception as error:

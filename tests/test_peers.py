@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_jax_draws_for_itself(contender, jax):
     assert contender.run(2) >= 2
     for theta, old in zip(contender.theta(), before, strict=True):
         assert theta.dtype == np.float32 and np.isfinite(theta).all() and (theta != old).any()
+
+
+@by_workload
+def test_several_processes_make_the_same_steps(workload):
+    library("mpi4py")
+    contender = peers.MiniganProcesses(workload, "float64", processes=2)
+    try:
+        assert peers.disagreement(contender, workload, dtype="float64") < 1e-11
+        before = contender.theta()
+        assert contender.run(2) == 2 and contender.process_time() > time.process_time()
+        assert all((theta != old).any() for theta, old in zip(contender.theta(), before, strict=True))
+    finally:
+        contender.close()
+    assert contender.job.returncode == 0
 
 
 @pytest.mark.parametrize("option, value", [("momentum", 0.55), ("r1", 0.11), ("lr", 0.0101), ("loss", "minimax")])
