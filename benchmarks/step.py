@@ -2,13 +2,14 @@
 
     python benchmarks/step.py                                  # everything; six to ten minutes
     python benchmarks/step.py --workloads ring --rounds 15
-    python benchmarks/step.py --contenders products,minigan    # needs neither PyTorch nor JAX
+    python benchmarks/step.py --contenders products,minigan    # needs neither PyTorch, JAX nor MPI
     python benchmarks/step.py --profile                        # where minigan's step spends its time
 
 Every contender lives in a process of its own, so that no thread pool meets another. All are started, compare three
 steps with minigan's, warm up, and then take turns: one burst of about half a second each, round after round, in a
 rotating order, while the others sleep (how well they sleep is measured and printed). All have the same cores, the
-same number of threads and float32. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are unset for all.
+same number of threads ("minigan, mpiexec": of processes with one thread) and float32. OPENBLAS_CORETYPE and
+OPENBLAS_L2_SIZE are unset for all.
 """
 
 import argparse

@@ -177,7 +177,7 @@ class _Share:
 def guarded(main):
     """Run main() and return its exit code; if it fails on one of several processes, end them all.
 
-    Without this the others would wait for ever in their next all-reduce.
+    Without this the others would wait for ever where they next meet.
     """
     try:
         code = main()

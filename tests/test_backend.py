@@ -369,9 +369,7 @@ def test_the_benchmark_times_the_same_training(device, name):
 def test_processes_share_a_step_through_the_host(device):
     thetas = []
     for backend in (Backend("numpy"), device):
-        comm = SimpleNamespace(
-            Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a, *_: np.add(a, a, out=a)
-        )
+        comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a, *_: np.add(a, a, out=a))
         if backend.name == "numpy":  # on two machines; of a GPU's arrays nobody asks where they lie
             comm.Split_type = lambda kind: SimpleNamespace(Get_size=lambda: 1, Free=lambda: None)
         ranks = Ranks(SimpleNamespace(IN_PLACE=None, MAX=None, COMM_TYPE_SHARED=None), comm)
