@@ -4,7 +4,8 @@
     data = from_array(X)
 
 A Dataset is either an array of rows or a stream that draws fresh rows at each call. Everything is in the
-data's own units; a network sees normalise(x) = (x - shift) / scale, which has roughly unit size.
+data's own units; a network sees normalise(x) = (x - shift) / scale, which has roughly unit size. A column that is
+constant has scale 0, so whatever the network writes there comes back as that constant.
 """
 
 from __future__ import annotations
@@ -59,9 +60,14 @@ class Dataset:
         self.shift = np.full(self.features, self.shift, np.float32)
         self.scale = np.full(self.features, self.scale, np.float32)
 
+    @property
+    def divisor(self):
+        """``scale``, and 1 for a column that is constant."""
+        return np.where(self.scale == 0, np.float32(1), self.scale)
+
     def normalise(self, x):
         """The data's units -> the network's: (x - shift) / scale; x is (..., features) on the host."""
-        return (x - self.shift) / self.scale
+        return (x - self.shift) / self.divisor
 
     def denormalise(self, x):
         """The network's units -> the data's: x * scale + shift; x is (..., features) on the host."""
@@ -190,13 +196,13 @@ def from_array(X, labels=None, image_shape=None, name: str = "array", columns=No
 
 
 def _standardise(rows, name, columns=None):
-    """Mean and standard deviation of each column, the latter 1 where the column is constant."""
+    """Mean and standard deviation of each column, the latter exactly 0 where the column is constant."""
     float32 = np.finfo(np.float32)
     shift = rows.mean(axis=0, dtype=np.float64)
     scale = rows.std(axis=0, dtype=np.float64)
     constant = rows.max(axis=0) == rows.min(axis=0)
-    scale[constant] = 1.0
-    tiny = scale < float32.tiny
+    scale[constant] = 0  # the standard deviation of many equal numbers may be off by rounding
+    tiny = ~constant & (scale < float32.tiny)
     coarse = ~constant & (np.abs(shift) * float32.eps > 0.01 * scale)  # such as seconds since 1970
     for bad, remedy in ((tiny, "give it in a smaller unit"), (coarse, "subtract its mean first")):
         if bad.any():

@@ -198,7 +198,7 @@ class VAE:
             else:
                 row -= kl_to_prior(mu, log_sigma2)
         if self.head == "gaussian":
-            terms -= np.log(self.data.scale, dtype=np.float64).sum()
+            terms -= np.log(self.data.divisor, dtype=np.float64).sum()
         return terms
 
     def encode(self, x):

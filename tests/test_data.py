@@ -147,8 +147,17 @@ def test_normalise_round_trip():
     data = from_array(X)
     z = data.normalise(data.X)
     assert np.allclose(z.mean(axis=0), 0, atol=1e-4)
-    assert np.allclose(z.std(axis=0), [1, 1, 0], atol=1e-4) and data.scale[2] == 1
+    assert np.allclose(z.std(axis=0), [1, 1, 0], atol=1e-4) and data.scale[2] == 0 and data.divisor[2] == 1
     assert z.dtype == np.float32 and np.allclose(data.denormalise(z), X, rtol=0, atol=1e-5)
+
+
+def test_a_constant_column_comes_back_exactly():
+    """Whatever the network writes there. The standard deviation of a thousand times 0.1 is not 0, but 1e-17."""
+    data = from_array(np.stack([np.arange(1000.0), np.full(1000, 0.1), np.zeros(1000)], axis=1))
+    assert data.scale[1:].tolist() == [0, 0] and data.divisor[1:].tolist() == [1, 1]
+    x = data.denormalise(np.random.default_rng(0).standard_normal((50, 3), np.float32))
+    assert (x[:, 1] == np.float32(0.1)).all() and (x[:, 2] == 0).all() and x[:, 0].std() > 100
+    assert data.normalise(np.array([[0, 2.1, 3.0]]))[0, 1:].tolist() == pytest.approx([2, 3])  # of rows never seen
 
 
 def test_real_samples_are_distinct_rows_and_seeded():

@@ -212,6 +212,12 @@ def test_the_bound_is_in_the_datas_units():
     assert np.allclose(one.elbo(x), ten.elbo(10 * x) + 2 * math.log(10), atol=1e-3)
 
 
+def test_a_constant_column_is_sampled_exactly_and_counts_by_its_own_unit():
+    x = np.stack([np.random.default_rng(0).normal(size=100), np.full(100, 5.0)], axis=1)
+    model = VAE(**SMALL).build(x)
+    assert (model.sample(5, noise=True)[:, 1] == 5).all() and np.isfinite(model.elbo(x)).all()
+
+
 def test_a_vae_is_reproducible_and_stays_in_float32():
     runs = [VAE(**SMALL, steps=60, seed=3).fit(three_clusters()) for _ in range(2)]
     assert np.array_equal(runs[0].sample(5), runs[1].sample(5))
