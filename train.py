@@ -300,7 +300,7 @@ def carry_out(run, say, quiet):
         except OSError:
             if stopped != HANGUP:  # else the terminal is gone, and all is saved
                 raise
-        return 128 + stopped
+        return parallel.Agreed(128 + stopped)
 
     if gan.ranks.rank > 0:
         return 0

@@ -8,7 +8,7 @@ library would write it, starts from the same weights and offers the same three m
     theta()       (weights of G, weights of D), flat, in minigan's layout
 
 PyTorch and JAX are imported only by those who need them. Run as a script, this file is one of several processes of
-minigan.
+minigan, and what it is sent, of classes in this module, makes Python import it a second time under its own name.
 """
 
 import math
@@ -230,15 +230,14 @@ class MiniganProcesses:
     label = "minigan, mpiexec"
 
     def __init__(self, workload, dtype="float32", processes=None):
-        processes = processes or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        processes = processes or max(n for n in range(1, cores + 1) if workload.batch_size % n == 0)
         beside = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
         with socket.create_server(("localhost", 0)) as server:
             server.settimeout(60)  # in case one of them fails before it can ask
             environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", PORT: str(server.getsockname()[1])}
-            here = [sys.executable, __file__]
-            self.job = subprocess.Popen(
-                [shutil.which("mpiexec", path=beside), "-n", str(processes), *here], env=environment
-            )
+            mpiexec = shutil.which("mpiexec", path=beside) or "mpiexec"
+            self.job = subprocess.Popen([mpiexec, "-n", str(processes), sys.executable, __file__], env=environment)
             self.processes = [Connection(server.accept()[0].detach()) for _ in range(processes)]
         self.ask("__init__", workload, dtype)
 
@@ -246,7 +245,10 @@ class MiniganProcesses:
         """What each process returns."""
         for process in self.processes:
             process.send((method, arguments))
-        return [process.recv() for process in self.processes]
+        try:
+            return [process.recv() for process in self.processes]
+        except EOFError:
+            raise RuntimeError(f"mpiexec ended with exit code {self.job.wait()}") from None
 
     def run(self, n):
         return self.ask("run", n)[0]
@@ -283,7 +285,7 @@ class OneOfSeveral(Minigan):
                 try:
                     method, arguments = connection.recv()
                 except EOFError:
-                    return
+                    return 0
                 connection.send(getattr(it, method)(*arguments))
 
 
@@ -702,4 +704,4 @@ NEEDS = {"minigan-mpiexec": "mpi4py", "torch": "torch", "torch-compile": "torch"
 INSTALL = {"mpi4py": "mpi4py mpich", "torch": "torch==2.13.0", "jax": "jax==0.10.2"}
 
 if __name__ == "__main__":
-    OneOfSeveral.serve()
+    sys.exit(parallel.guarded(OneOfSeveral.serve))

@@ -220,9 +220,11 @@ def machine(args):
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":")[1].strip() if names else model
     packages = {}
-    for name in ("numpy", "torch", "jax", "jaxlib"):
-        if importlib.util.find_spec(name):
+    for name in ("numpy", "torch", "jax", "jaxlib", "mpi4py", "mpich"):
+        try:
             packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
     return {
         "processor": model, "cores": os.cpu_count(), "threads": args.threads, "system": platform.platform(),
         "python": platform.python_version(), "packages": packages,

@@ -218,9 +218,14 @@ def _restore(gan, arrays, meta, data):
         raise ValueError(f"it holds {files.listed(unknown)}")
     for name, out in live.items():
         value = arrays[name]
-        if value.shape != out.shape or value.dtype != out.dtype:
+        if value.shape == out.shape and value.dtype == out.dtype:
+            out[...] = gan.backend_used.to_device(value)
+        elif not (name.startswith("record_") and value.dtype == out.dtype and value.shape[:1] == out.shape[:1]):
             _refuse(name, value, out.dtype, out.shape)
-        out[...] = gan.backend_used.to_device(value)
+        elif data is not None and len(value):  # else nobody will need what another number of processes has recorded
+            raise MiniganError(
+                "the checkpoint was saved between two reports by another number of processes; start as many to go on"
+            )
     for optimizer, powers in zip((gan.optimizer_G, gan.optimizer_D), meta["powers"], strict=True):
         if len(powers) != len(optimizer.powers) or not all(-1 <= power <= 1 for power in powers):
             raise ValueError(f"powers are {powers}")
@@ -246,10 +251,6 @@ def _label_shares(shares):
 
 
 def _refuse(name, value, dtype, shape):
-    if name.startswith("record_") and value.dtype == dtype and value.shape[:1] == shape[:1]:
-        raise MiniganError(
-            "the checkpoint was saved between two reports by another number of processes; start as many to go on"
-        )
     raise MiniganError(
         f"the checkpoint's '{name}' is {value.dtype}{value.shape} and the networks need {dtype}{shape}; "
         "it belongs to another run"

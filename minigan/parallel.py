@@ -8,8 +8,8 @@ report's few numbers are averaged, and train.py asks after each step whether a s
 one of them.
 
 Processes on one machine send nothing for it: their gradients, θ and the optimiser's state lie in memory that all of
-them see, and each updates its own part of θ. On several machines, or GPUs, it is one all-reduce of the flat gradient,
-and each updates a θ of its own.
+them see, and each updates its own part of θ. On several machines, on GPUs, or where there is too little of such memory,
+each flat gradient is averaged by an all-reduce, and each process updates a θ of its own.
 """
 
 import os
@@ -23,10 +23,14 @@ from minigan.backend import CACHE_LINE, empty, empty_batch
 from minigan.errors import MiniganError
 from minigan.optim import CACHE_PIECE
 
-SHARED_MEMORY = "/dev/shm"  # where Linux keeps it; a container may have little, and ends a process that uses more
+SHARED_MEMORY = "/dev/shm"  # where Linux keeps it. In a container it may be little; the system ends who writes beyond
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
+
+
+class Agreed(int):
+    """An exit code that all processes return, so that nobody needs to be ended."""
 
 
 class Alone:
@@ -60,7 +64,8 @@ class Ranks(Alone):
     def __init__(self, MPI, comm):
         self.MPI, self.comm = MPI, comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self._buffers, self._means, self._number = {}, {}, np.zeros(1, np.int64)
+        self._buffers, self._number = {}, np.zeros(1, np.int64)
+        self._shared, self._on_one_machine = {}, None  # {a gradient's Vector: (the window it lies in, the mean of all)}
 
     def share(self, rng, parts=1):
         return _Share(rng, self, parts)
@@ -70,54 +75,49 @@ class Ranks(Alone):
 
         Nothing changes for processes on several machines, with GPUs, or where there is too little such memory.
         """
-        bytes_of_all = (1 + len(state) + self.size) * params.flat.nbytes
-        if self.backend.xp is not np or not self._see_the_same(bytes_of_all):
+        vectors, like = [params.flat, *state.values()], params.flat
+        room = -(-like.nbytes // CACHE_LINE) * CACHE_LINE  # of one vector
+        if self.backend.xp is not np or not self._can_share((self.size + len(vectors)) * room):
             return
-        gradients = self._shared(grad.flat, of=range(self.size))
-        for name, array in state.items():
-            state[name] = self._moved(array)
-        params.lie_in(self._moved(params.flat))
-        grad.lie_in(gradients[self.rank])
-        self._means[grad] = _Mean(gradients)
+        own = 1 + len(vectors) if self.rank == 0 else 1
+        window = self.MPI.Win.Allocate_shared(own * room, like.itemsize, comm=self.comm)
+        memory = [np.frombuffer(window.Shared_query(rank)[0], like.dtype) for rank in range(self.size)]
+        memory = [part.reshape(-1, room // like.itemsize)[:, : like.size] for part in memory]
+        memory[self.rank][0] = grad.flat
+        if self.rank == 0:
+            for row, vector in zip(memory[0][1:], vectors, strict=True):
+                row[...] = vector
+        window.Fence()  # nobody reads, or writes again, before all is there
+        grad.lie_in(memory[self.rank][0])
+        params.lie_in(memory[0][1])
+        state.update(zip(state, memory[0][2:], strict=True))
+        self._shared[grad] = window, _Mean([part[0] for part in memory])
 
     def descend(self, optimizer, params, grad, numbers):
         """On one machine each process does its own part of θ; what it needs of the others' gradients it reads there.
 
         As in ZeRO, stage 1 (Rajbhandari et al. 2020, arXiv 1910.02054), where the parts are sent around.
         """
-        if grad not in self._means:
+        if grad not in self._shared:
             self.average(grad.flat)
             super().descend(optimizer, params, grad, numbers)
             return
-        line = CACHE_LINE // params.flat.itemsize
+        window, mean = self._shared[grad]
+        line = CACHE_LINE // params.flat.itemsize  # two processes that write to one would wait for each other
         each = -(-len(params.flat) // (self.size * line)) * line
-        self.comm.Barrier()  # all gradients are complete
         part = slice(self.rank * each, (self.rank + 1) * each)
-        optimizer.update(params.flat, self._means[grad], *numbers, part=part)
-        self.comm.Barrier()  # all of θ is new
+        window.Fence()  # all gradients are complete
+        optimizer.update(params.flat, mean, *numbers, part=part)
+        window.Fence()  # all of θ is new
 
-    def _see_the_same(self, size):
-        """Whether all processes can have ``size`` bytes of memory in common; and as many for the other network."""
-        here = self.comm.Split_type(self.MPI.COMM_TYPE_SHARED)
-        lacks = here.Get_size() < self.size
-        here.Free()
-        if os.path.isdir(SHARED_MEMORY):
-            lacks = lacks or shutil.disk_usage(SHARED_MEMORY).free < 2 * size
-        return not self.any(lacks)
-
-    def _shared(self, like, of):
-        """Vectors like ``like``, one ``of`` each of these ranks, in memory that all processes see: a list."""
-        nbytes = -(-like.nbytes // CACHE_LINE) * CACHE_LINE if self.rank in of else 0
-        window = self.MPI.Win.Allocate_shared(nbytes, like.itemsize, comm=self.comm)
-        return [np.frombuffer(window.Shared_query(rank)[0], like.dtype)[: like.size] for rank in of]
-
-    def _moved(self, array):
-        """One vector for all, with the content of ``array``."""
-        (memory,) = self._shared(array, of=[0])
-        if self.rank == 0:
-            memory[...] = array
-        self.comm.Barrier()  # whoever writes there next knows that all is there
-        return memory
+    def _can_share(self, size):
+        """Whether all processes can have ``size`` bytes of memory in common and leave as many for others."""
+        if self._on_one_machine is None:
+            here = self.comm.Split_type(self.MPI.COMM_TYPE_SHARED)
+            self._on_one_machine = here.Get_size() == self.size
+            here.Free()
+        enough = not os.path.isdir(SHARED_MEMORY) or shutil.disk_usage(SHARED_MEMORY).free >= 2 * size
+        return not self.any(not (self._on_one_machine and enough))
 
     def average(self, array):
         host = self.backend.to_host(array)
@@ -140,7 +140,7 @@ class Ranks(Alone):
 
 
 class _Mean:
-    """The mean of several vectors, slice by slice, so that it is never written to memory."""
+    """The mean of several vectors, asked for slice by slice: each stays in the caches, and the whole is nowhere."""
 
     def __init__(self, vectors):
         self.vectors = vectors
@@ -186,7 +186,7 @@ def guarded(main):
             traceback.print_exc()
             _abort(1)
         raise
-    if code in (2, 130, 141) and _connected():  # 143, a signal between two steps, ends all of them by itself
+    if code in (2, 130, 141) and not isinstance(code, Agreed) and _connected():
         _abort(code)
     return code
 

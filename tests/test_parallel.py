@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +26,7 @@ class Threads:
 
     def __init__(self, size, on_one_machine=True):
         self.size, self.slots, self.barrier = size, [None] * size, threading.Barrier(size, timeout=10)
-        self.on_one_machine, self.calls = on_one_machine, []
+        self.on_one_machine, self.calls, self.given = on_one_machine, [], []
 
     def seen_by(self, rank):
         def exchange(value):
@@ -40,11 +42,12 @@ class Threads:
 
         def Allocate_shared(nbytes, unit, comm):
             memories = exchange(bytearray(nbytes))
-            return SimpleNamespace(Shared_query=lambda of: (memories[of], unit))
+            self.given.append(nbytes)
+            return SimpleNamespace(Shared_query=lambda of: (memories[of], unit), Fence=self.barrier.wait)
 
         machine = SimpleNamespace(Get_size=lambda: self.size if self.on_one_machine else 1, Free=lambda: None)
         return SimpleNamespace(
-            Get_rank=lambda: rank, Get_size=lambda: self.size, Allreduce=Allreduce, Barrier=self.barrier.wait,
+            Get_rank=lambda: rank, Get_size=lambda: self.size, Allreduce=Allreduce,
             Split_type=lambda kind: machine, Allocate_shared=Allocate_shared,
         )  # fmt: skip
 
@@ -60,7 +63,7 @@ def by_threads(threads, work):
     def one(rank):
         results[rank] = work(rank, parallel.Ranks(MPI_OF_THREADS, threads.seen_by(rank)))
 
-    workers = [threading.Thread(target=one, args=(rank,)) for rank in range(threads.size)]
+    workers = [threading.Thread(target=one, args=(rank,), name=str(rank)) for rank in range(threads.size)]
     for w in workers:
         w.start()
     for w in workers:
@@ -143,16 +146,30 @@ def test_large_networks_are_updated_in_parts_and_pieces(monkeypatch):
 
 def test_too_little_shared_memory_is_not_used(monkeypatch):
     """A container may have 64 MB of it, and whoever writes beyond is ended by the system."""
-    asked = []
-    monkeypatch.setattr(parallel.os.path, "isdir", lambda path: path == parallel.SHARED_MEMORY)
-    for free, shared in ((0, False), (1 << 30, True)):
-        monkeypatch.setattr(
-            parallel.shutil, "disk_usage", lambda path, f=free: asked.append(path) or SimpleNamespace(free=f)
-        )
-        gans = trained_by_threads(2, "ring")
-        assert np.shares_memory(gans[0].G.theta, gans[1].G.theta) == shared
-        assert np.array_equal(gans[0].G.theta, gans[1].G.theta)
-    assert set(asked) == {parallel.SHARED_MEMORY}
+    free, disk = {}, "/dev/shm"
+
+    def shared(there=True):
+        """Whether two processes share memory, and how much each network took."""
+        rank_of = lambda: int(threading.current_thread().name)
+        usage = lambda path: SimpleNamespace(free=free[rank_of()]) if path == disk else pytest.fail(path)
+        monkeypatch.setattr(parallel.os.path, "isdir", lambda path: there and path == disk)
+        monkeypatch.setattr(parallel.shutil, "disk_usage", usage)
+        threads = Threads(2)
+        build = lambda rank, ranks: GAN(ranks=ranks, **{**OPTIONS, "optimizer": "adam"}).build(load("digits"))
+        gans = by_threads(threads, build)
+        took = sum(threads.given[:2]), sum(threads.given[2:])  # G's window is complete before D's is asked for
+        return np.shares_memory(gans[0].D.theta, gans[1].D.theta), took, gans[0]
+
+    free.update({0: 1 << 30, 1: 1 << 30})
+    on, took, gan = shared()
+    assert on
+    for net, size in zip((gan.G, gan.D), took, strict=True):  # both gradients, theta, and Adam's two averages
+        assert 0 <= size - 5 * net.theta.nbytes < 5 * 64
+    needed = 2 * max(took)
+    for ranks_have, on in (((needed,) * 2, True), ((needed - 1,) * 2, False), ((needed, needed - 1), False)):
+        free.update(enumerate(ranks_have))
+        assert shared()[0] == on
+    assert shared(there=False)[0]  # not Linux: nobody knows
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
@@ -213,7 +230,7 @@ def test_a_process_that_fails_ends_the_others(monkeypatch, capsys):
     with pytest.raises(OSError):
         parallel.guarded(fails)
     assert codes == [1] and "no disk" in capsys.readouterr().err
-    for code in (2, 130, 141, 0, 143):  # 143: a signal that all of them have agreed to follow
+    for code in (2, 130, 141, 0, parallel.Agreed(130)):  # the last: a signal that all of them follow
         assert parallel.guarded(lambda code=code: code) == code
     with pytest.raises(SystemExit):
         parallel.guarded(leaves)
@@ -256,3 +273,42 @@ def test_a_run_between_two_reports_needs_as_many_processes(tmp_path):
     checkpoint.save(tmp_path, gan)
     with pytest.raises(MiniganError, match="between two reports by another number of processes"):
         checkpoint.load(tmp_path, gan.data)
+
+
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1), (2, 3)])
+def test_after_a_report_any_number_of_processes_can_go_on(tmp_path, first, then):
+    options = dict(steps=20, dtype="float64", lr_end=1.0)
+
+    def go_on(rank, ranks):
+        gan = checkpoint.load(tmp_path, load("digits"), steps=30, ranks=ranks)[0]
+        while gan.step < 30:
+            gan.train_step()
+        return gan
+
+    alone = lambda: GAN(**{**OPTIONS, **options}).fit(load("digits"))
+    checkpoint.save(tmp_path, alone() if first == 1 else trained_by_threads(first, "digits", **options)[0])
+    gan = by_threads(Threads(then), go_on)[0] if then > 1 else go_on(0, None)
+    whole = GAN(**{**OPTIONS, **options, "steps": 30}).fit(load("digits"))
+    assert np.allclose(gan.G.theta, whole.G.theta, rtol=1e-9, atol=1e-12) and gan.step == 30
+
+
+def signal_to_two(tmp_path, number):
+    """Send it to mpiexec when two processes train; its exit code."""
+    script = os.path.join(os.path.dirname(__file__), "..", "train.py")
+    options = ["--data", "ring", "--steps", "1000000", "--batch-size", "8", "--report-every", "10",
+               "--generator", "8, relu", "--discriminator", "8, relu", "--out", str(tmp_path / "run")]  # fmt: skip
+    command = [mpiexec(), "-n", "2", sys.executable, script, *options]
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    job = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics, until = tmp_path / "run" / "metrics.csv", time.monotonic() + 30
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3) and time.monotonic() < until:
+        time.sleep(0.05)
+    job.send_signal(number)
+    return job.wait(timeout=30)
+
+
+@pytest.mark.skipif(mpiexec() is None, reason="pip install mpi4py mpich")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_mpiexec_saves(tmp_path, number):
+    assert signal_to_two(tmp_path, number)  # Open MPI's exit code is its own
+    assert 20 < checkpoint.load(tmp_path / "run")[0].step < 1_000_000
