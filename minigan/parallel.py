@@ -83,7 +83,7 @@ class Ranks(Alone):
         window = self.MPI.Win.Allocate_shared(own * room, like.itemsize, comm=self.comm)
         memory = [np.frombuffer(window.Shared_query(rank)[0], like.dtype) for rank in range(self.size)]
         memory = [part.reshape(-1, room // like.itemsize)[:, : like.size] for part in memory]
-        memory[self.rank][0] = grad.flat
+        memory[self.rank][0] = grad.flat  # a system gives memory when it is written to: now, when there is enough
         if self.rank == 0:
             for row, vector in zip(memory[0][1:], vectors, strict=True):
                 row[...] = vector
