@@ -12,6 +12,7 @@ them see, and each updates its own part of θ. On several machines, on GPUs, or 
 each flat gradient is averaged by an all-reduce, and each process updates a θ of its own.
 """
 
+import math
 import os
 import shutil
 import sys
@@ -65,7 +66,8 @@ class Ranks(Alone):
         self.MPI, self.comm = MPI, comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._buffers, self._number = {}, np.zeros(1, np.int64)
-        self._shared, self._on_one_machine = {}, None  # {a gradient's Vector: (the window it lies in, the mean of all)}
+        self._on_one_machine = None
+        self._shared = {}  # {a gradient's Vector: (the window it lies in, the mean of all, this process's part)}
 
     def share(self, rng, parts=1):
         return _Share(rng, self, parts)
@@ -75,23 +77,29 @@ class Ranks(Alone):
 
         Nothing changes for processes on several machines, with GPUs, or where there is too little such memory.
         """
-        vectors, like = [params.flat, *state.values()], params.flat
-        room = -(-like.nbytes // CACHE_LINE) * CACHE_LINE  # of one vector
-        if self.backend.xp is not np or not self._can_share((self.size + len(vectors)) * room):
+        if self.backend.xp is not np:
             return
+        vectors, like = [params.flat, *state.values()], params.flat
+        lines, of_line = math.ceil(like.nbytes / CACHE_LINE), CACHE_LINE // like.itemsize
+        if not self._can_share((self.size + len(vectors)) * lines * CACHE_LINE):
+            return
+        # The first process has room for what all have in common, too.
         own = 1 + len(vectors) if self.rank == 0 else 1
-        window = self.MPI.Win.Allocate_shared(own * room, like.itemsize, comm=self.comm)
+        window = self.MPI.Win.Allocate_shared(own * lines * CACHE_LINE, like.itemsize, comm=self.comm)
         memory = [np.frombuffer(window.Shared_query(rank)[0], like.dtype) for rank in range(self.size)]
-        memory = [part.reshape(-1, room // like.itemsize)[:, : like.size] for part in memory]
+        memory = [part.reshape(-1, lines * of_line)[:, : like.size] for part in memory]
+        common = memory[0][1:]
         memory[self.rank][0] = grad.flat  # a system gives memory when it is written to: now, when there is enough
         if self.rank == 0:
-            for row, vector in zip(memory[0][1:], vectors, strict=True):
+            for row, vector in zip(common, vectors, strict=True):
                 row[...] = vector
         window.Fence()  # nobody reads, or writes again, before all is there
         grad.lie_in(memory[self.rank][0])
-        params.lie_in(memory[0][1])
-        state.update(zip(state, memory[0][2:], strict=True))
-        self._shared[grad] = window, _Mean([part[0] for part in memory])
+        params.lie_in(common[0])
+        state.update(dict(zip(state, common[1:], strict=True)))
+        # Two processes that write to the same line of a cache would wait for each other.
+        start, end = (lines * rank // self.size * of_line for rank in (self.rank, self.rank + 1))
+        self._shared[grad] = window, _Mean([part[0] for part in memory]), slice(start, end)
 
     def descend(self, optimizer, params, grad, numbers):
         """On one machine each process does its own part of θ; what it needs of the others' gradients it reads there.
@@ -102,10 +110,7 @@ class Ranks(Alone):
             self.average(grad.flat)
             super().descend(optimizer, params, grad, numbers)
             return
-        window, mean = self._shared[grad]
-        line = CACHE_LINE // params.flat.itemsize  # two processes that write to one would wait for each other
-        each = -(-len(params.flat) // (self.size * line)) * line
-        part = slice(self.rank * each, (self.rank + 1) * each)
+        window, mean, part = self._shared[grad]
         window.Fence()  # all gradients are complete
         optimizer.update(params.flat, mean, *numbers, part=part)
         window.Fence()  # all of θ is new
