@@ -273,9 +273,9 @@ def test_a_table_with_a_column_of_labels_from_end_to_end(tmp_path, capsys, monke
     data, names = clouds(), {-1: "pear", 4: "apple", 7: "fig"}
     rows = [f"{x:.3f},{names[c]},{y:.3f}" for (x, y), c in zip(data.X, data.labels.tolist(), strict=True)]
     Path("fruit.csv").write_text("width,kind,height\n" + "\n".join(rows))
-    small = "--conditional --steps 30 --batch-size 20 --generator 8,relu --discriminator 8,relu --quiet".split()
+    small = "--conditional --steps 10 --batch-size 20 --generator 8,relu --discriminator 8,relu --quiet".split()
     assert train(["--data", "fruit.csv", "--label-column", "kind", "--gif", "--out", "run", *small]) == 0
-    assert train(["--resume", "run", "--steps", "40", "--quiet"]) == 0
+    assert train(["--resume", "run", "--steps", "13", "--quiet"]) == 0
     gan = checkpoint.load("run")[0]
     assert main(["sample", "run", "-n", "20", "-o", "out.csv"]) == 0
     header, *lines = Path("out.csv").read_text().splitlines()
