@@ -61,20 +61,22 @@ class Backend:
     ``name`` is "numpy" or "cupy", ``xp`` the module itself, ``device`` a description for people.
     """
 
-    def __init__(self, name="auto"):
+    def __init__(self, name="auto", process=None):
         """Choose a backend: "numpy", "cupy", or "auto" (the GPU if there is one that works).
 
+        process: the number of this process among several on one machine, which share its GPUs. None: one alone, which
+        uses CuPy's current one.
         Raises MiniganError for an unknown name, or if "cupy" is asked for and cannot be used: a
         run that was meant for the GPU never falls back to the CPU silently.
         """
         if name not in BACKENDS:
             raise MiniganError(f"backend '{name}' does not exist; choose one of {', '.join(BACKENDS)}")
-        cupy, reason = (None, "") if name == "numpy" else _usable_cupy()
+        cupy, reason = (None, "") if name == "numpy" else _usable_cupy(process)
         if name == "cupy" and cupy is None:
             raise MiniganError(f"backend 'cupy' cannot be used: {reason}; use --backend numpy")
         self.xp = cupy or np
         self.name = "cupy" if cupy else "numpy"
-        self.device = f"GPU ({cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()})" if cupy else "CPU"
+        self.device = f"GPU ({_name_of_gpu(cupy)})" if cupy else "CPU"
         if name == "auto" and cupy is None:
             self.device += f" (no GPU: {reason})"
 
@@ -121,13 +123,19 @@ class Backend:
             self.xp.cuda.get_current_stream().synchronize()
 
 
-def _usable_cupy():
+def _name_of_gpu(cupy):
+    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode()
+
+
+def _usable_cupy(process):
     """(cupy, "") if CuPy and a GPU work, else (None, why not). An installed CuPy may lack a driver or libraries."""
     try:
         import cupy
 
         if not cupy.cuda.is_available():
             return None, "CuPy finds no GPU or no driver"
+        if process is not None:
+            cupy.cuda.Device(process % cupy.cuda.runtime.getDeviceCount()).use()
         cupy.matmul(cupy.ones((2, 2)), cupy.ones((2, 2)))  # needs the compiler, its headers, and cuBLAS
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":

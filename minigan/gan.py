@@ -45,7 +45,8 @@ class GAN(Options):
         super().__init__(**options)
         self.check()
         self.ranks = ranks or Alone()  # several processes: see parallel.py
-        self.ranks.backend = self.backend_used = Backend(self.backend)  # theirs is the one whose arrays they average
+        self.backend_used = Backend(self.backend, self.ranks.local_rank)
+        self.ranks.backend = self.backend_used  # whose arrays they average
         self.xp = self.backend_used.xp
         self.step, self.stepped, self.history = 0, False, []
         self.data = self.G = self.D = None

@@ -16,7 +16,11 @@ import os
 import re
 import warnings
 import weakref
+from itertools import pairwise
 from pathlib import Path
+
+from minigan.layers import Linear
+from minigan.mlp import ACTIVATIONS
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS itself takes on Hopper, and it may not allocate while recording
 AHEAD = 64, 32 << 20  # draws made at once, and bytes that they may take, for each array
@@ -58,9 +62,9 @@ class Replay:
         self.numbers_D, self.numbers_G = Numbers(gan.dtype, xp), Numbers(gan.dtype, xp)
         try:
             self.stream = xp.cuda.Stream(non_blocking=True)  # the default one cannot be recorded
-            self.aside = xp.cuda.Stream(non_blocking=True)
             self.pool = xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, and unused by others
-            self.cublas, self.cublas_aside = CuBLAS(xp, self.stream), CuBLAS(xp, self.aside)
+            self.cublas = CuBLAS(xp, self.stream)
+            self.aside = [CuBLAS(xp, xp.cuda.Stream(non_blocking=True)) for _ in range(2)]
         except Exception as error:
             return warn(error)
         return True
@@ -87,7 +91,7 @@ class Replay:
             current = self.xp.cuda.get_current_stream()
             self.stream.wait_event(current.record())
             try:
-                with self.stream, self._from_the_device(gan, noted), self._own_products(gan):
+                with self.stream, self._from_the_device(gan, noted), self._own_passes(gan):
                     step(*rows)
             finally:
                 current.wait_event(self.stream.record())
@@ -96,7 +100,7 @@ class Replay:
     def _record(self, step, rows):
         """The graph of a step, or None, if it is not possible after all."""
         gan, allocator = step.__self__, self.xp.cuda.using_allocator(self.pool.malloc)
-        with self.stream, self._from_the_device(gan, Filled), self._own_products(gan), allocator:
+        with self.stream, self._from_the_device(gan, Filled), self._own_passes(gan), allocator:
             try:
                 self.stream.begin_capture()
                 step(*rows)
@@ -126,38 +130,55 @@ class Replay:
             gan.rng.noise, gan.rng.dropout = noise, dropout
 
     @contextlib.contextmanager
-    def _own_products(self, gan):
-        """In this block products go to the own cuBLAS; those for a gradient, which nothing needs before the end of
-        the backward pass, on a stream of their own beside it."""
+    def _own_passes(self, gan):
+        """In this block the passes launch fewer kernels one after another than in layers.py.
+
+        Products go to the own cuBLAS, those for a gradient, which nothing needs before the end of the backward pass,
+        on streams of their own beside it; and an activation adds the bias of the layer before it.
+        """
+        replaced = []
+
+        def replace(owner, name, function):
+            replaced.append((owner, name, vars(owner).get(name)))
+            setattr(owner, name, function)
 
         def backward(net, dout, tape, grad=None, need_dx=True):
             self.grad = (0, 0) if grad is None else (grad.flat.data.ptr, grad.flat.data.ptr + grad.flat.nbytes)
             dx = type(net).backward(net, dout, tape, grad, need_dx)
             if grad is not None:
-                self.stream.wait_event(self.aside.record())
+                for cublas in self.aside:
+                    self.stream.wait_event(cublas.stream.record())
             return dx
 
+        def without_bias(x, p, c, rng=None):
+            return self._matmul(x, p[0], out=c.out)
+
         self.grad = 0, 0
-        nets = gan.G, gan.D
-        linears = [getattr(layer, "affine", layer) for net in nets for layer in net.layers if layer.shapes]
-        for net in nets:
-            net.backward = functools.partial(backward, net)
-        for linear in linears:
-            linear.matmul = self._matmul
+        for net in (gan.G, gan.D):
+            replace(net, "backward", functools.partial(backward, net))
+            for layer in net.layers:
+                if layer.shapes:
+                    replace(getattr(layer, "affine", layer), "matmul", self._matmul)
+            for (layer, p), (after, _) in pairwise(zip(net.layers, net.params.layers, strict=True)):
+                if type(layer) is Linear and type(after) in ACTIVATIONS.values():
+                    replace(layer, "forward", without_bias)
+                    replace(after, "forward", functools.partial(after.forward_biased, p[1]))
         try:
             yield
         finally:
-            for net in nets:
-                del net.backward
-            for linear in linears:
-                linear.matmul = self.xp.matmul
+            for owner, name, before in replaced:
+                if before:
+                    setattr(owner, name, before)
+                else:
+                    delattr(owner, name)  # the method appears again
 
     def _matmul(self, a, b, out):
         if not self.grad[0] <= out.data.ptr < self.grad[1]:
             return self.cublas.matmul(a, b, out)
-        self.aside.wait_event(self.stream.record())
-        with self.aside:
-            return self.cublas_aside.matmul(a, b, out)
+        cublas = self.aside[a.ndim - 1]  # db on one, dW on the other
+        cublas.stream.wait_event(self.stream.record())
+        with cublas.stream:
+            return cublas.matmul(a, b, out)
 
 
 def warn(error):
@@ -244,6 +265,7 @@ class CuBLAS:
     """Products of matrices on one stream, float32 (with TF32 if CUPY_TF32 asks CuPy for it) or float64."""
 
     def __init__(self, xp, stream):
+        self.stream = stream
         xp.matmul(xp.ones((2, 2)), xp.ones((2, 2)))  # loads the library
         maps = Path("/proc/self/maps").read_text()
         self.library = ctypes.CDLL(re.search(r"/.*/libcublas\.so\S*", maps).group())  # the one that CuPy has loaded

@@ -114,8 +114,9 @@ class Maxout:
 
     def __init__(self, n_in, n_out, pieces, xp=np):
         self.n_in, self.n_out, self.pieces, self.xp = n_in, n_out, pieces, xp
-        self.affine, self.numbers = Linear(n_in, pieces * n_out, xp), xp.arange(pieces)[:, None]
+        self.affine = Linear(n_in, pieces * n_out, xp)
         self.shapes = self.affine.shapes
+        self.pick_kernel, self.tangent_kernel = self._kernels()
 
     def buffers(self, n, dtype):
         shape, by_piece = (n, self.n_out), (n, self.pieces, self.n_out)
@@ -126,17 +127,16 @@ class Maxout:
         c.affine.tangent = empty_batch(self.xp, by_piece, dtype).reshape(n, -1)
         if self.xp is np:
             c.win, c.taken = empty_batch(np, shape, bool), empty_batch(np, shape, bool)
-        else:
-            c.winner = self.xp.empty(shape, np.int64)
         return c
 
     def forward(self, x, p, c, rng=None):
         """Also notes which piece gave each unit its value, for all the passes that follow."""
-        a = self._by_piece(self.affine.forward(x, p, c.affine))
-        if self.xp is np:
-            self._pick(a, c)
+        if self.pick_kernel:
+            W, b = p
+            a = self.affine.matmul(x, W, out=c.affine.out)
+            self.pick_kernel(*self._pieces(a), *self._pieces(b[None]), c.out, *self._pieces(c.wins))
         else:
-            self._pick_on_gpu(a, c)
+            self._pick(self._by_piece(self.affine.forward(x, p, c.affine)), c)
         return c.out
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
@@ -155,6 +155,11 @@ class Maxout:
     def _by_piece(self, a):
         return a.reshape(len(a), self.pieces, self.n_out)
 
+    def _pieces(self, a):
+        """A view (n, units) of each piece."""
+        a = self._by_piece(a)
+        return [a[:, j] for j in range(self.pieces)]
+
     def _pick(self, a, c):
         """The maximum, and wins[n, j, i] = 1 where piece j gave it to unit i, else 0; on a tie only the first one."""
         c.out[...] = a[:, 0]
@@ -166,17 +171,26 @@ class Maxout:
             c.wins[:, j] = self.xp.greater(c.win, c.taken, out=c.win)
             self.xp.logical_or(c.taken, c.win, out=c.taken)
 
-    def _pick_on_gpu(self, a, c):
-        """The same in three kernels. NumPy is several times slower with a maximum along the middle axis."""
-        a.max(axis=1, out=c.out)
-        a.argmax(axis=1, out=c.winner)  # the first one
-        self.xp.equal(c.winner[:, None], self.numbers, out=c.wins)
+    def _kernels(self):
+        """``_pick``, the biases included, and ``_from_winners`` in one kernel each. For each unit it does all pieces,
+        one after another; NumPy is several times slower that way round."""
+        a, b, wins = ([f"{name}{j}" for j in range(self.pieces)] for name in ("a", "b", "win"))
+        sums = [f"({x} + {bias})" for x, bias in zip(a, b, strict=True)]
+        pick = [f"out = {sums[0]}", *(f"out = max(out, {value})" for value in sums[1:])]
+        pick += [f"{wins[j]} = T({sums[j]} == out) * ({' - '.join(['1', *wins[:j]])})" for j in range(self.pieces)]
+        tangent = " + ".join(f"{x} * {win}" for x, win in zip(a, wins, strict=True))
+        return (
+            kernel_on_gpu(self.xp, " ".join(a + b), " ".join(["out", *wins]), "; ".join(pick)),
+            kernel_on_gpu(self.xp, " ".join(a + wins), "out", f"out = {tangent}"),
+        )
 
     def _to_winners(self, dout, c, out):
         self.xp.multiply(dout[:, None], c.wins, out=out)
         return out.reshape(len(out), -1)
 
     def _from_winners(self, a, c):
+        if self.tangent_kernel:
+            return self.tangent_kernel(*self._pieces(a), *self._pieces(c.wins), c.tangent)
         a = self._by_piece(a)
         self.xp.multiply(a[:, 0], c.wins[:, 0], out=c.tangent)
         for j in range(1, self.pieces):
@@ -310,6 +324,7 @@ class LeakyReLU:
         self.n_in = self.n_out = n_in
         self.slope, self.xp = slope, xp
         self.forward_kernel = kernel_on_gpu(xp, "x slope", "out", "out = max(x, slope * x)")
+        self.biased_kernel = kernel_on_gpu(xp, "b slope", "x out", "x = x + b; out = max(x, slope * x)")
         self.backward_kernel = kernel_on_gpu(
             xp, "x dout slope", "derivative dx", "derivative = max(T(x > 0), slope); dx = dout * derivative"
         )
@@ -329,6 +344,11 @@ class LeakyReLU:
             return c.out
         self.xp.multiply(x, self.slope, out=c.out)
         return self.xp.maximum(x, c.out, out=c.out)
+
+    def forward_biased(self, b, x, p, c, rng=None):
+        """On a GPU: add b (columns,) to x, and ``forward``, in one kernel."""
+        self.biased_kernel(b, self.slope, x, c.out)
+        return c.out
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
         """dx = dout where x > 0, else slope dout. Leaves where x > 0 for the passes that follow."""
@@ -382,6 +402,7 @@ class _Smooth:
         if "ON_GPU" in vars(type(self)):  # a subclass has other formulas
             value, derivative = self.ON_GPU
             self.forward_kernel = kernel_on_gpu(xp, "x", "out", f"out = {value}")
+            self.biased_kernel = kernel_on_gpu(xp, "b", "x out", f"x = x + b; out = {value}")
             self.backward_kernel = kernel_on_gpu(
                 xp, "out dout", "derivative dx", f"derivative = {derivative}; dx = dout * derivative"
             )
@@ -391,6 +412,11 @@ class _Smooth:
             self.forward_kernel(x, c.out)
             return c.out
         return self._forward(x, c)
+
+    def forward_biased(self, b, x, p, c, rng=None):
+        """On a GPU: add b (columns,) to x, and ``forward``, in one kernel."""
+        self.biased_kernel(b, x, c.out)
+        return c.out
 
     def buffers(self, n, dtype):
         shape = n, self.n_in

@@ -37,7 +37,7 @@ class Agreed(int):
 class Alone:
     """One process: nothing to share. What the GAN uses unless it is told otherwise."""
 
-    rank, size = 0, 1
+    rank, size, local_rank = 0, 1, None
 
     def share(self, rng, parts=1):
         """The generator to draw this process's rows from. parts=2: its rows are real ones above fake ones."""
@@ -59,14 +59,16 @@ class Alone:
 
 
 class Ranks(Alone):
-    """One of several MPI processes. ``MPI`` is mpi4py's module. The GAN sets ``backend``, the one whose arrays are
-    averaged; CuPy's are staged through the host."""
+    """One of several MPI processes. ``MPI`` is mpi4py's module. ``local_rank``: its number among those of its machine.
+    The GAN sets ``backend``, the one whose arrays are averaged; CuPy's are staged through the host."""
 
     def __init__(self, MPI, comm):
         self.MPI, self.comm = MPI, comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self._buffers, self._number = {}, np.zeros(1, np.int64)
-        self._on_one_machine = None
+        here = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self._on_one_machine = here.Get_rank(), here.Get_size() == self.size
+        here.Free()
         self._shared = {}  # {a gradient's Vector: (the window it lies in, the mean of all, this process's part)}
 
     def share(self, rng, parts=1):
@@ -117,10 +119,6 @@ class Ranks(Alone):
 
     def _can_share(self, size):
         """Whether all processes can have ``size`` bytes of memory in common and leave as many for others."""
-        if self._on_one_machine is None:
-            here = self.comm.Split_type(self.MPI.COMM_TYPE_SHARED)
-            self._on_one_machine = here.Get_size() == self.size
-            here.Free()
         enough = not os.path.isdir(SHARED_MEMORY) or shutil.disk_usage(SHARED_MEMORY).free >= 2 * size
         return not self.any(not (self._on_one_machine and enough))
 

@@ -546,6 +546,20 @@ class Generator:
         return self._drawn(self.host.integers, low, high, size, launches=2)
 
 
+class Device:
+    """One of two GPUs; arrays do not know on which they are."""
+
+    current = 0
+
+    @_recorded(name="cuda.Device.__init__")
+    def __init__(self, device=None):
+        self.id = device
+
+    @_recorded(name="cuda.Device.use")
+    def use(self):
+        Device.current = self.id
+
+
 # -- Streams and graphs ------------------------------------------------------------------------------------
 
 
@@ -647,7 +661,12 @@ def module(available=True):
     cupy.random = SimpleNamespace(Generator=Generator, XORWOW=XORWOW)
     cupy.cuda = SimpleNamespace(
         is_available=lambda: available,
-        runtime=SimpleNamespace(getDeviceProperties=lambda device: {"name": b"strict stand-in"}),
+        Device=Device,
+        runtime=SimpleNamespace(
+            getDeviceProperties=lambda device: {"name": b"strict stand-in" + b", the second" * device},
+            getDevice=lambda: Device.current,
+            getDeviceCount=lambda: 2,
+        ),
         get_current_stream=get_current_stream,
         Stream=Stream,
         MemoryPool=lambda: SimpleNamespace(malloc=None),
@@ -661,6 +680,7 @@ def install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", module())
     monkeypatch.setattr(graph, "CuBLAS", CuBLAS)
     monkeypatch.setattr(sys.modules[__name__], "_captured", None)
+    monkeypatch.setattr(Device, "current", 0)
 
 
 def names():
@@ -672,6 +692,7 @@ def names():
     return [
         *top, *methods, *operators, "random.XORWOW", "random.Generator.standard_normal", "random.Generator.random",
         "random.Generator.integers", "cuda.is_available", "cuda.runtime.getDeviceProperties", "cuda.get_current_stream",
+        "cuda.runtime.getDevice", "cuda.runtime.getDeviceCount", "cuda.Device.use",
         "cuda.Stream", "cuda.Stream.synchronize", "cuda.Stream.record", "cuda.Stream.wait_event", "cuda.Graph.launch",
         "cuda.Stream.begin_capture", "cuda.Stream.end_capture", "cuda.MemoryPool.malloc", "cuda.using_allocator",
     ]  # fmt: skip

@@ -103,6 +103,16 @@ def test_a_gpu_that_works_is_used(monkeypatch, tmp_path):
         assert backend.xp is sys.modules["cupy"]
 
 
+def test_the_processes_of_a_machine_share_its_gpus(monkeypatch, tmp_path):
+    install(monkeypatch, tmp_path, "works")
+    monkeypatch.setattr(strict_cupy.Device, "current", 1)
+    assert Backend().device == "GPU (strict stand-in, the second)"  # one alone: the current one, as it is
+    devices = [Backend(process=process).device for process in range(3)]
+    assert devices == [f"GPU (strict stand-in{which})" for which in ("", ", the second", "")]
+    gan = GAN(backend="cupy", ranks=SimpleNamespace(local_rank=1))
+    assert gan.backend_used.device == gan.ranks.backend.device == devices[1]
+
+
 def test_numpy_does_not_even_import_cupy(monkeypatch, tmp_path):
     install(monkeypatch, tmp_path, "broken")
     backend = Backend("numpy")
@@ -369,9 +379,10 @@ def test_the_benchmark_times_the_same_training(device, name):
 def test_processes_share_a_step_through_the_host(device):
     thetas = []
     for backend in (Backend("numpy"), device):
-        comm = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a, *_: np.add(a, a, out=a))
-        if backend.name == "numpy":  # on two machines; of a GPU's arrays nobody asks where they lie
-            comm.Split_type = lambda kind: SimpleNamespace(Get_size=lambda: 1, Free=lambda: None)
+        comm = SimpleNamespace(
+            Get_rank=lambda: 1, Get_size=lambda: 2, Allreduce=lambda op, a, *_: np.add(a, a, out=a),
+            Split_type=lambda kind: SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 1, Free=lambda: None),
+        )  # fmt: skip
         ranks = Ranks(SimpleNamespace(IN_PLACE=None, MAX=None, COMM_TYPE_SHARED=None), comm)
         gan = same_draws(
             GAN(ranks=ranks, **EVERY_LAYER, batch_size=8, prior="uniform", backend=backend.name).build(table())
@@ -623,7 +634,8 @@ def test_products_for_a_gradient_run_beside_the_others(stand_in, monkeypatch):
     gan = build("cupy", "the same, simultaneous")
     gan.train_step()
     beside, others = [], []
-    monkeypatch.setattr(gan._do.cublas_aside, "matmul", lambda a, b, out: beside.append(out) or out)
+    for cublas in gan._do.aside:
+        monkeypatch.setattr(cublas, "matmul", lambda a, b, out: beside.append(out) or out)
     monkeypatch.setattr(gan._do.cublas, "matmul", lambda a, b, out: others.append(out) or out)
     gan.train_step()
     of = lambda out: [np.shares_memory(out._host, grad.flat._host) for grad in (gan.grad_G, gan.grad_D)]

@@ -45,11 +45,16 @@ class Threads:
             self.given.append(nbytes)
             return SimpleNamespace(Shared_query=lambda of: (memories[of], unit), Fence=self.barrier.wait)
 
-        machine = SimpleNamespace(Get_size=lambda: self.size if self.on_one_machine else 1, Free=lambda: None)
+        machine = machine_of(rank, self.size) if self.on_one_machine else machine_of(0, 1)
         return SimpleNamespace(
             Get_rank=lambda: rank, Get_size=lambda: self.size, Allreduce=Allreduce,
             Split_type=lambda kind: machine, Allocate_shared=Allocate_shared,
         )  # fmt: skip
+
+
+def machine_of(rank, size):
+    """The communicator of one machine's processes."""
+    return SimpleNamespace(Get_rank=lambda: rank, Get_size=lambda: size, Free=lambda: None)
 
 
 WINDOWS = SimpleNamespace(Allocate_shared=lambda nbytes, unit, comm: comm.Allocate_shared(nbytes, unit, comm))
@@ -176,7 +181,7 @@ def test_too_little_shared_memory_is_not_used(monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(MiniganError, match="batch size 12 cannot be shared by 5 processes; use a multiple of 5"):
-        GAN(ranks=SimpleNamespace(size=5, rank=0), **OPTIONS).build(load("digits"))
+        GAN(ranks=SimpleNamespace(size=5, rank=0, local_rank=0), **OPTIONS).build(load("digits"))
 
 
 def test_a_launcher_without_mpi4py_is_said(monkeypatch):
@@ -212,8 +217,10 @@ def test_mpiexec_with_two_ranks_trains_the_same_weights(tmp_path):
 def mpi_of(monkeypatch, size):
     """mpi4py's module as one of ``size`` processes finds it; and the codes given to Abort."""
     codes = []
-    world = SimpleNamespace(Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append)
-    MPI = SimpleNamespace(COMM_WORLD=world, IN_PLACE=None, MAX="max")
+    world = SimpleNamespace(
+        Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append, Split_type=lambda kind: machine_of(1, size)
+    )
+    MPI = SimpleNamespace(COMM_WORLD=world, IN_PLACE=None, MAX="max", COMM_TYPE_SHARED=None)
     monkeypatch.setenv("PMI_SIZE", str(size))
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=MPI))
     monkeypatch.setitem(sys.modules, "mpi4py.MPI", MPI)
@@ -248,7 +255,7 @@ def test_two_processes_are_ranks_and_one_is_alone(monkeypatch):
     for size in (2, 3):
         MPI, _ = mpi_of(monkeypatch, size)
         ranks = parallel.connect()
-        assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size) == (1, size)
+        assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size, ranks.local_rank) == (1, size, 1)
     MPI.COMM_WORLD.Get_size = lambda: 1
     assert type(parallel.connect()) is parallel.Alone
     monkeypatch.setenv("PMI_SIZE", "x")
@@ -259,8 +266,10 @@ def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():
     def Allreduce(_, array, op=None):
         array += 6 if op is None else {"max": 1}[op]
 
-    comm = SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=Allreduce)
-    ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max"), comm)
+    comm = SimpleNamespace(
+        Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=Allreduce, Split_type=lambda kind: machine_of(0, 4)
+    )
+    ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max", COMM_TYPE_SHARED=None), comm)
     ranks.backend = SimpleNamespace(to_host=np.copy, to_device=np.asarray)
     array = np.array([2.0, 6.0])
     ranks.average(array)
