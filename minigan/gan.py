@@ -57,7 +57,7 @@ class GAN(Options):
     def train_step(self):
         """One iteration of Algorithm 1. It never waits for the device, and its passes allocate no memory."""
         with np.errstate(over="ignore", invalid="ignore"):  # if training diverges, report() says so
-            self.update_networks()
+            self._do(self.update_networks)
             self.step, self.stepped = self.step + 1, True
             self._average_weights()
             self._record_logits()
@@ -65,17 +65,17 @@ class GAN(Options):
     def update_networks(self):
         """k steps of D, then one of G; or, with update "simultaneous", both at once."""
         if self.update == "simultaneous":
-            self._do(self.simultaneous_step)
+            self.simultaneous_step()
         else:
             for _ in range(self.k):
-                self._do(self.discriminator_step)
-            self._do(self.generator_step)
+                self.discriminator_step()
+            self.generator_step()
 
     def discriminator_step(self, x_real=None):
         """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
 
         x_real (m, features) in the network's units, one-hot labels or clusters behind it if there are any; None
-        takes the next minibatch of the data, ``tape_D_real.x`` the rows that lie there already.
+        takes the next minibatch of the data.
         """
         self.discriminator_gradient(x_real)
         self._descend_D()
@@ -116,7 +116,7 @@ class GAN(Options):
         m, x = self.m, self.tape_D.x  # the tape's own input: written in place
         if x_real is None:
             self.batches.next(out=x[:m])
-        elif x_real is not self.tape_D_real.x:
+        else:
             x[:m] = x_real
         self._beside_labels(self._generate(), x[m:])
         self.D.forward(x, self.tape_D, self.ranks.share(self.rng.dropout, parts=2))

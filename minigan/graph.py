@@ -1,9 +1,12 @@
-"""On a GPU: a step of Algorithm 1 as one CUDA graph, recorded once and from then on launched as a whole.
+"""On a GPU: an iteration of Algorithm 1 as one CUDA graph, recorded once and from then on launched as a whole.
 
-A step is some dozens of small kernels, and Python takes several times as long to launch one as the GPU to run it.
+An iteration is some seventy small kernels, and Python takes several times as long to launch one as the GPU to run it.
 What a graph replays is fixed: the kernels, their addresses, and the numbers passed to them. So everything that changes
-from step to step is put on the device before the launch: the real rows into D's input; learning rates, momentum and
-the penalty's weight into arrays that the kernels read; random numbers into z and the dropout layers.
+from one to the next is put on the device before the launch: real rows; learning rates, momentum and the penalty's
+weight, in arrays that the kernels read; random numbers, drawn for many iterations at once.
+
+A graph also knows which kernel needs what of which other. Those that need not wait for each other are recorded on
+streams of their own, and the GPU runs them side by side.
 
 CuPy refuses to record calls of cuBLAS (cupy issue 6290), though cuBLAS itself allows it; ``CuBLAS`` below calls it with
 a handle and a workspace of its own.
@@ -23,191 +26,252 @@ from minigan.layers import Linear
 from minigan.mlp import ACTIVATIONS
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS itself takes on Hopper, and it may not allocate while recording
-AHEAD = 64, 32 << 20  # draws made at once, and bytes that they may take, for each array
+AHEAD = 64, 32 << 20  # iterations to draw for at once, and bytes that this may take, for each array
 
 
 class Replay:
-    """Does the steps of one GAN: each the first time as it is, which compiles its kernels, then as a graph.
+    """Does the iterations of one GAN: the first as it is, which compiles its kernels, then as a graph.
 
-    Where steps cannot be recorded they are done kernel by kernel, several times slower, after a warning.
+    Where they cannot be recorded they are done kernel by kernel, several times slower, after a warning.
     """
 
     def __init__(self, xp):
-        self.xp, self.possible = xp, None
-        self.draws, self.graphs = {}, {}  # of each step
+        self.xp, self.lanes = xp, None
+        self.inputs, self.graphs = {}, {}  # of each kind of iteration
 
-    def __call__(self, step):
-        """Do what ``step`` does: a method of the GAN, discriminator_step, generator_step or simultaneous_step."""
-        gan = step.__self__
-        if self.possible is None:
-            self.possible = self._prepare(gan)
-        rows = self._set(gan, step.__name__)
-        which = step.__name__, gan.loss, gan.has_r1, gan.r2  # with others it is another step
-        if which not in self.draws:
-            self.draws[which] = self._first(step, rows)
+    def __call__(self, iteration):
+        """Do what ``iteration`` does, the method update_networks of the GAN."""
+        gan = iteration.__self__
+        if self.lanes is None:
+            self.lanes = self._prepare()
+        if not self.lanes:
+            iteration()
             return
-        for draw in self.draws[which]:
-            draw.next()
-        if self.possible and which not in self.graphs:
-            self.graphs[which] = self._record(step, rows)
-        if self.possible:
-            self.graphs[which].launch()  # on the current stream, as all that is done between the steps
-        else:
-            with self._from_the_device(gan, Filled):
-                step(*rows)
+        kind = gan.update, gan.k, gan.loss, gan.has_r1, gan.r2
+        known = self.inputs.get(kind)
+        inputs = known or Inputs(gan)
+        inputs.set(gan)
+        if not known:
+            self._first(gan, inputs, iteration)
+            self.inputs[kind] = inputs
+            return
+        if kind not in self.graphs:
+            self.graphs[kind] = self._record(gan, inputs, iteration)
+        if self.graphs[kind]:
+            self.graphs[kind].launch()  # on the current stream, as all that is done between the iterations
+            return
+        self.lanes = ()
+        with contextlib.ExitStack() as stack:
+            inputs.give(stack, gan, functools.partial(Given, inputs))
+            iteration()
 
-    def _prepare(self, gan):
-        """Make what recording needs; returns whether it is possible."""
-        xp = self.xp
-        self.numbers_D, self.numbers_G = Numbers(gan.dtype, xp), Numbers(gan.dtype, xp)
+    def _prepare(self):
+        """Two lanes to record on; none, if that is not possible."""
         try:
-            self.stream = xp.cuda.Stream(non_blocking=True)  # the default one cannot be recorded
-            self.pool = xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, and unused by others
-            self.cublas = CuBLAS(xp, self.stream)
-            self.aside = [CuBLAS(xp, xp.cuda.Stream(non_blocking=True)) for _ in range(2)]
+            self.pool = self.xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, unused by others
+            return Lane(self.xp), Lane(self.xp)
         except Exception as error:
-            return warn(error)
-        return True
+            warn(error)
+            return ()
 
-    def _set(self, gan, name):
-        """Put the real rows of this step and its numbers where the graph finds them; returns the arguments of step."""
-        rows = () if name == "generator_step" else (gan.tape_D_real.x,)
-        if rows:
-            gan.batches.next(out=rows[0])
-            self.numbers_D.set([gan.penalty_weight(), *gan.numbers_D()])
-        if name != "discriminator_step":
-            self.numbers_G.set(gan.numbers_G())
-        return rows
+    def _first(self, gan, inputs, iteration):
+        """Do the first iteration of its kind on the stream that it will be recorded on, in its turn among what the
+        current one does, and note how it draws its random numbers."""
+        current, stream, draws = self.xp.cuda.get_current_stream(), self.lanes[0].stream, []
+        stream.wait_event(current.record())
+        try:
+            with stream, contextlib.ExitStack() as stack:
+                inputs.give(stack, gan, functools.partial(Noted, draws))
+                self._own_passes(stack, gan)
+                iteration()
+        finally:
+            current.wait_event(stream.record())
+        inputs.draws = Draws(self.xp, draws)
 
-    def _first(self, step, rows):
-        """Do the step on the stream that it will be recorded on, in its turn among those of the current one; returns
-        how it draws its random numbers."""
-        gan, draws = step.__self__, []
-        noted = functools.partial(Noted, draws)
-        if not self.possible:
-            with self._from_the_device(gan, noted):
-                step(*rows)
-        else:
-            current = self.xp.cuda.get_current_stream()
-            self.stream.wait_event(current.record())
+    def _record(self, gan, inputs, iteration):
+        """The graph of an iteration, or None, if it is not possible after all."""
+        stream, allocator = self.lanes[0].stream, self.xp.cuda.using_allocator(self.pool.malloc)
+        with stream, allocator, contextlib.ExitStack() as stack:
+            inputs.give(stack, gan, functools.partial(Given, inputs))
+            self._own_passes(stack, gan)
             try:
-                with self.stream, self._from_the_device(gan, noted), self._own_passes(gan):
-                    step(*rows)
-            finally:
-                current.wait_event(self.stream.record())
-        return [Ahead(self.xp, *draw) for draw in draws]
-
-    def _record(self, step, rows):
-        """The graph of a step, or None, if it is not possible after all."""
-        gan, allocator = step.__self__, self.xp.cuda.using_allocator(self.pool.malloc)
-        with self.stream, self._from_the_device(gan, Filled), self._own_passes(gan), allocator:
-            try:
-                self.stream.begin_capture()
-                step(*rows)
-                return self.stream.end_capture()
+                stream.begin_capture()
+                iteration()
+                return stream.end_capture()
             except BaseException as error:
                 with contextlib.suppress(Exception):
-                    self.stream.end_capture()
+                    stream.end_capture()
                 if not isinstance(error, Exception):
                     raise
-                self.possible = warn(error)
+                warn(error)
 
-    @contextlib.contextmanager
-    def _from_the_device(self, gan, drawn):
-        """In this block a step finds its numbers on the device; its random generators are in the hands of ``drawn``."""
-        penalty_weight, *of_D = self.numbers_D.arrays
-        gan.numbers_D, gan.numbers_G, gan.penalty_weight = (
-            lambda: of_D,
-            lambda: self.numbers_G.arrays,
-            lambda: penalty_weight,
-        )
-        noise, dropout = gan.rng.noise, gan.rng.dropout
-        gan.rng.noise, gan.rng.dropout = drawn(noise), drawn(dropout)
-        try:
-            yield
-        finally:
-            del gan.numbers_D, gan.numbers_G, gan.penalty_weight  # the methods appear again
-            gan.rng.noise, gan.rng.dropout = noise, dropout
+    def _own_passes(self, stack, gan):
+        """Until ``stack`` ends the passes launch fewer kernels than in layers.py, and more of them side by side."""
+        self.lane, self.grad = self.lanes[0], (0, 0)
+        for net in (gan.G, gan.D):
+            self._products(stack, net)
+            self._biases(stack, net)
+        if gan.update == "alternating":
+            self._early_samples(stack, gan)
+        elif not gan.r2:  # which is computed on the tape of G's gradient
+            self._both_backward(stack, gan)
 
-    @contextlib.contextmanager
-    def _own_passes(self, gan):
-        """In this block the passes launch fewer kernels one after another than in layers.py.
+    def _products(self, stack, net):
+        """Products go to cuBLAS directly; those for a gradient, which nothing needs before the end of the backward
+        pass, run beside it, dW on one stream and db on another."""
 
-        Products go to the own cuBLAS, those for a gradient, which nothing needs before the end of the backward pass,
-        on streams of their own beside it; and an activation adds the bias of the layer before it.
-        """
-        replaced = []
-
-        def replace(owner, name, function):
-            replaced.append((owner, name, vars(owner).get(name)))
-            setattr(owner, name, function)
-
-        def backward(net, dout, tape, grad=None, need_dx=True):
+        def backward(dout, tape, grad=None, need_dx=True):
             self.grad = (0, 0) if grad is None else (grad.flat.data.ptr, grad.flat.data.ptr + grad.flat.nbytes)
             dx = type(net).backward(net, dout, tape, grad, need_dx)
             if grad is not None:
-                for cublas in self.aside:
-                    self.stream.wait_event(cublas.stream.record())
+                for cublas in (self.lane.dW, self.lane.db):
+                    self.lane.stream.wait_event(cublas.stream.record())
             return dx
 
-        def without_bias(x, p, c, rng=None):
-            return self._matmul(x, p[0], out=c.out)
+        def matmul(a, b, out):
+            if not self.grad[0] <= out.data.ptr < self.grad[1]:
+                return self.lane.products.matmul(a, b, out)
+            cublas = self.lane.db if a.ndim == 1 else self.lane.dW
+            cublas.stream.wait_event(self.lane.stream.record())
+            with cublas.stream:
+                return cublas.matmul(a, b, out)
 
-        self.grad = 0, 0
-        for net in (gan.G, gan.D):
-            replace(net, "backward", functools.partial(backward, net))
-            for layer in net.layers:
-                if layer.shapes:
-                    replace(getattr(layer, "affine", layer), "matmul", self._matmul)
-            for (layer, p), (after, _) in pairwise(zip(net.layers, net.params.layers, strict=True)):
-                if type(layer) is Linear and type(after) in ACTIVATIONS.values():
-                    replace(layer, "forward", without_bias)
-                    replace(after, "forward", functools.partial(after.forward_biased, p[1]))
+        replace(stack, net, "backward", backward)
+        for layer in net.layers:
+            if layer.shapes:
+                replace(stack, getattr(layer, "affine", layer), "matmul", matmul)
+
+    def _biases(self, stack, net):
+        """An activation adds the bias of the layer before it."""
+        for (layer, p), (after, _) in pairwise(zip(net.layers, net.params.layers, strict=True)):
+            if type(layer) is Linear and type(after) in ACTIVATIONS.values():
+                product = lambda x, p, c, rng=None, layer=layer: layer.matmul(x, p[0], out=c.out)
+                replace(stack, layer, "forward", product)
+                replace(stack, after, "forward", functools.partial(after.forward_biased, p[1]))
+
+    def _early_samples(self, stack, gan):
+        """The samples of the generator's step depend on nothing that D learns before it: they are made beside it, as
+        soon as those of D's last step are in D's input."""
+        generate, forward, left, early = gan._generate, gan.D.forward, gan.k, []
+
+        def forward_D(*arguments):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                with self._other_lane(self.lane.stream.record()):
+                    early.append(generate())
+            return forward(*arguments)
+
+        def samples():
+            if not early:
+                return generate()
+            self.lane.stream.wait_event(self.end)
+            return early.pop()
+
+        replace(stack, gan.D, "forward", forward_D)
+        replace(stack, gan, "_generate", samples)
+
+    def _both_backward(self, stack, gan):
+        """The backward passes of a simultaneous step run side by side: G's, through D, and D's."""
+        backward_G, backward_D = gan._backward_G, gan._backward_D
+
+        def first(tape):
+            self.start = self.lane.stream.record()
+            backward_G(tape)
+
+        def second():
+            with self._other_lane(self.start):
+                backward_D()
+            self.lane.stream.wait_event(self.end)
+
+        replace(stack, gan, "_backward_G", first)
+        replace(stack, gan, "_backward_D", second)
+
+    @contextlib.contextmanager
+    def _other_lane(self, start):
+        """Do this block on the other lane, when the event ``start`` has come; ``self.end`` is the event of its end."""
+        here, self.lane = self.lane, self.lanes[1]
+        self.lane.stream.wait_event(start)
         try:
-            yield
+            with self.lane.stream:
+                yield
         finally:
-            for owner, name, before in replaced:
-                if before:
-                    setattr(owner, name, before)
-                else:
-                    delattr(owner, name)  # the method appears again
+            self.end, self.lane = self.lane.stream.record(), here
 
-    def _matmul(self, a, b, out):
-        if not self.grad[0] <= out.data.ptr < self.grad[1]:
-            return self.cublas.matmul(a, b, out)
-        cublas = self.aside[a.ndim - 1]  # db on one, dW on the other
-        cublas.stream.wait_event(self.stream.record())
-        with cublas.stream:
-            return cublas.matmul(a, b, out)
+
+def replace(stack, owner, name, new):
+    """Let ``owner.name`` be ``new`` until ``stack`` ends."""
+    if name in vars(owner):
+        stack.callback(setattr, owner, name, vars(owner)[name])
+    else:
+        stack.callback(delattr, owner, name)  # the class's appears again
+    setattr(owner, name, new)
 
 
 def warn(error):
-    """Say why nothing can be recorded; returns False."""
+    """Say why nothing can be recorded."""
     warnings.warn(
         f"a step cannot be recorded as a CUDA graph ({type(error).__name__}: {error}), so training goes on kernel by "
         "kernel, several times slower",
         stacklevel=2,
     )
-    return False
 
 
-class Numbers:
-    """Numbers on the device, each in an array (1,) that kernels read; the host sets all of them by one launch."""
+class Lane:
+    """A stream for one pass, and two beside it for the products that give a gradient."""
 
-    def __init__(self, dtype, xp):
-        self.dtype, self.xp, self.arrays = dtype, xp, []
+    def __init__(self, xp):
+        self.products, self.dW, self.db = (CuBLAS(xp, xp.cuda.Stream(non_blocking=True)) for _ in range(3))
+        self.stream = self.products.stream
 
-    def set(self, numbers):
-        if not self.arrays:
-            each = range(len(numbers))
-            self.arrays = [self.xp.empty(1, self.dtype) for _ in each]
-            self.copy = self.xp.ElementwiseKernel(
-                ", ".join(f"T x{i}" for i in each),
-                ", ".join(f"T y{i}" for i in each),
-                "; ".join(f"y{i} = x{i}" for i in each),
-                name="set_numbers",
+
+class Inputs:
+    """What changes from one iteration to the next, where a graph finds it."""
+
+    def __init__(self, gan):
+        xp, place = gan.xp, gan.tape_D_real.x
+        self.xp, self.draws = xp, None
+        # The real rows of each of D's steps; of a single one in D's input itself.
+        self.rows = [place] if gan.k == 1 else [xp.empty(place.shape, place.dtype) for _ in range(gan.k)]
+        self.row = xp.zeros(1, "int64")  # of what has been drawn
+        self.arrays = self.kernel = None
+
+    def set(self, gan):
+        """Put there what the next iteration needs. The numbers, and the row to read random numbers from, are set by
+        one kernel."""
+        for rows in self.rows:
+            gan.batches.next(out=rows)
+        row = self.draws.next_row() if self.draws else 0
+        groups = [[gan.penalty_weight()], *(gan.numbers_D() for _ in self.rows), gan.numbers_G()]
+        if self.arrays is None:
+            self.arrays = [[self.xp.empty(1, gan.dtype) for _ in group] for group in groups]
+            names = [(f"x{i}", f"y{i}") for i in range(sum(map(len, groups)))]
+            self.kernel = self.xp.ElementwiseKernel(
+                ", ".join(["int64 new", *(f"T {x}" for x, _ in names)]),
+                ", ".join(["int64 row", *(f"T {y}" for _, y in names)]),
+                "; ".join(["row = new", *(f"{y} = {x}" for x, y in names)]),
+                name="set_inputs",
             )
-        self.copy(*numbers, *self.arrays)
+        self.kernel(row, *sum(map(list, groups), []), self.row, *sum(self.arrays, []))
+
+    def give(self, stack, gan, generator):
+        """Until ``stack`` ends the GAN reads its inputs here; ``generator`` stands before its random generators."""
+        weight, *of_D, of_G = self.arrays
+        rows, of_D = iter(self.rows), iter(of_D)
+
+        def next_rows(out):
+            given = next(rows)
+            if given is not self.rows[0] or gan.k > 1:  # else they are there
+                out[...] = given
+
+        replace(stack, gan.batches, "next", next_rows)
+        replace(stack, gan, "penalty_weight", lambda: weight[0])
+        replace(stack, gan, "numbers_D", lambda: next(of_D))
+        replace(stack, gan, "numbers_G", lambda: of_G)
+        if self.draws:
+            self.draws.rewind()
+        for name in ("noise", "dropout"):
+            replace(stack, gan.rng, name, generator(getattr(gan.rng, name)))
 
 
 class Noted:
@@ -227,38 +291,50 @@ class Noted:
         self.draws.append((draw, out))
 
 
-class Filled:
-    """In place of a random generator, where ``Ahead`` has filled the arrays already."""
+class Draws:
+    """The random numbers of many iterations, drawn at once: a draw takes a GPU 20 µs, however few the numbers are.
 
-    def __init__(self, rng):
-        pass
+    noted: (draw, out) for each draw of an iteration, in its order. A row of a block is one iteration's.
+    """
+
+    def __init__(self, xp, noted):
+        draws, most = AHEAD
+        self.rows = max(1, min([draws, *(most // out.nbytes for _, out in noted)]))
+        self.row = self.rows  # the next one must be drawn
+        self.blocks = [(draw, xp.empty((self.rows, *out.shape), out.dtype), out.data.ptr) for draw, out in noted]
+        self.xp = xp
+
+    def next_row(self):
+        self.row += 1
+        if self.row >= self.rows:
+            for draw, block, _ in self.blocks:
+                draw(dtype=block.dtype, out=block)
+            self.row = 0
+        return self.row
+
+    def rewind(self):
+        """An iteration begins: ``place`` is about to be called for each of its draws."""
+        self.left = list(self.blocks)
+
+    def place(self, out, row):
+        """Put the numbers of that row, an array (1,), into ``out``: of the first block that is left of those for it,
+        because passes that run side by side are recorded in another order than they were noted in."""
+        at = next(i for i, (_, _, place) in enumerate(self.left) if place == out.data.ptr)
+        block = self.left.pop(at)[1]
+        self.xp.take(block.reshape(self.rows, -1), row, axis=0, out=out.reshape(1, -1))
+
+
+class Given:
+    """In place of a random generator: gives what has been drawn ahead."""
+
+    def __init__(self, inputs, rng):
+        self.inputs = inputs
 
     def standard_normal(self, dtype, out):
-        pass
+        self.inputs.draws.place(out, self.inputs.row)
 
     def random(self, dtype, out):
-        pass
-
-
-class Ahead:
-    """A draw into an array, made for many steps at once: it takes a GPU 20 µs, however few the numbers are."""
-
-    def __init__(self, xp, draw, out):
-        self.draw, self.out, self.left = draw, out, 0
-        draws, most = AHEAD
-        n = min(draws, most // out.nbytes)
-        self.block = xp.empty((n, *out.shape), out.dtype) if n > 1 else None
-
-    def next(self):
-        """Put the next numbers into the array."""
-        if self.block is None:
-            self.draw(dtype=self.out.dtype, out=self.out)
-            return
-        if not self.left:
-            self.draw(dtype=self.out.dtype, out=self.block)
-            self.left = len(self.block)
-        self.left -= 1
-        self.out[...] = self.block[self.left]
+        self.inputs.draws.place(out, self.inputs.row)
 
 
 class CuBLAS:

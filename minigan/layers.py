@@ -116,7 +116,7 @@ class Maxout:
         self.n_in, self.n_out, self.pieces, self.xp = n_in, n_out, pieces, xp
         self.affine = Linear(n_in, pieces * n_out, xp)
         self.shapes = self.affine.shapes
-        self.pick_kernel, self.tangent_kernel = self._kernels()
+        self.pick_kernel, self.tangent_kernel = (None, None) if xp is np else self._kernels()
 
     def buffers(self, n, dtype):
         shape, by_piece = (n, self.n_out), (n, self.pieces, self.n_out)
@@ -172,8 +172,8 @@ class Maxout:
             self.xp.logical_or(c.taken, c.win, out=c.taken)
 
     def _kernels(self):
-        """``_pick``, the biases included, and ``_from_winners`` in one kernel each. For each unit it does all pieces,
-        one after another; NumPy is several times slower that way round."""
+        """On a GPU: ``_pick``, the biases included, and ``_from_winners`` in one kernel each. For each unit it does all
+        pieces, one after another; NumPy is several times slower that way round."""
         a, b, wins = ([f"{name}{j}" for j in range(self.pieces)] for name in ("a", "b", "win"))
         sums = [f"({x} + {bias})" for x, bias in zip(a, b, strict=True)]
         pick = [f"out = {sums[0]}", *(f"out = max(out, {value})" for value in sums[1:])]

@@ -66,16 +66,16 @@ def _rows(c, rows):
     return SimpleNamespace(**views)
 
 
-def _in_one_piece(c, left):
-    """A layer's buffers with new arrays for those that are not in one piece, but for what forward left there."""
+def _for_backward(c, left, xp):
+    """A layer's buffers with new arrays, on a CPU only for what is not in one piece; but not for what is left there."""
     result = {}
     for name, a in vars(c).items():
         if isinstance(a, SimpleNamespace):
-            result[name] = _in_one_piece(a, left)
-        elif name in left or a.flags.c_contiguous or a.flags.f_contiguous:
+            result[name] = _for_backward(a, left, xp)
+        elif name in left or xp is np and (a.flags.c_contiguous or a.flags.f_contiguous):
             result[name] = a
         else:
-            result[name] = empty_batch(np, a.shape, a.dtype, wide=True)  # a GPU's rows are always in one piece
+            result[name] = empty_batch(xp, a.shape, a.dtype, wide=True)
     return SimpleNamespace(**result)
 
 
@@ -112,11 +112,12 @@ class MLP:
     def tape_for_backward(self, tape):
         """``tape``, some rows of another whose forward pass is done: a Tape with the same x and what ``forward`` left.
 
-        What the other passes write lies in one piece there. Some rows of an array that lies column by column do not,
-        and NumPy takes three times as long over them.
+        What the other passes write lies in one piece there: some rows of an array that lies column by column do not,
+        and NumPy takes three times as long over them. On a GPU it lies apart, so that the passes of both tapes can run
+        at the same time.
         """
-        left = [("out", *getattr(layer, "leaves", ())) for layer in self.layers]
-        return Tape(tape.x, [_in_one_piece(c, names) for c, names in zip(tape.buffers, left, strict=True)])
+        left = [("out", "ones", *getattr(layer, "leaves", ())) for layer in self.layers]
+        return Tape(tape.x, [_for_backward(c, names, self.xp) for c, names in zip(tape.buffers, left, strict=True)])
 
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.

@@ -18,6 +18,7 @@ called, so that a test can hold it against the signatures of the real package.
 
 A stream that captures does nothing: it writes down what is asked of it, with the arrays and the numbers of that moment,
 and a launch of the graph does it. As on a GPU, nothing can be copied to or from the host meanwhile, nor cuBLAS be used.
+What streams have written down side by side each launch does in another order, so that a missing wait is noticed.
 """
 
 import contextlib
@@ -33,8 +34,7 @@ from minigan import graph
 counts = Counter()  # launches, allocations, uploads (host to device), downloads, waits
 calls = set()  # (name, number of positional arguments, names of keywords, dtypes of the arrays among the arguments)
 _waiting_allowed = True
-_captured = None  # what the stream that captures has written down, a list of functions
-_beside = []  # and another stream meanwhile, which does it as late as it may: when it is waited for
+_captured = None  # what streams that capture have written down: (function, numbers of those before it, stream)
 
 
 class Refused(AssertionError):
@@ -85,10 +85,12 @@ def _do(run, launches=1):
     counts["launches"] += launches
     if _captured is None:
         run()
-    elif get_current_stream() is _capturing:
-        _captured.append(run)
     else:
-        _beside.append(run)
+        stream = get_current_stream()
+        if stream.after is None:
+            raise Refused("what is done on a stream that does not capture")
+        _captured.append((run, stream.after, stream))
+        stream.after = {len(_captured) - 1}
 
 
 def _new(compute, launches=1):
@@ -403,7 +405,9 @@ class ElementwiseKernel:
     """Statements in C, ended by ";", that happen to be Python too; every name in them is one element."""
 
     def __init__(self, in_params, out_params, operation, name="kernel"):
-        names = lambda params: [param.split()[1] for param in params.split(",")]
+        pairs = lambda params: [param.split() for param in params.split(",")]
+        self.types = {name: kind for kind, name in pairs(in_params) + pairs(out_params)}
+        names = lambda params: [name for _, name in pairs(params)]
         self.inputs, self.outputs, self.name = names(in_params), names(out_params), name
         self.statements = [statement.strip() for statement in operation.split(";")]
 
@@ -411,14 +415,18 @@ class ElementwiseKernel:
         if len(args) != len(self.inputs) + len(self.outputs):
             raise TypeError(f"Wrong number of arguments for {self.name}")
         values = dict(zip(self.inputs + self.outputs, map(_host, args), strict=True))
-        if len(types := {a.dtype for a in values.values() if isinstance(a, np.ndarray)}) > 1:
-            raise TypeError("Type is mismatched. T")
-        values = {name: a if isinstance(a, np.ndarray) else types.copy().pop().type(a) for name, a in values.items()}
+        types = {"int64": np.dtype("int64")}
+        for name, a in values.items():
+            if isinstance(a, np.ndarray) and types.setdefault(self.types[name], a.dtype) != a.dtype:
+                raise TypeError(f"Type is mismatched. {name}")
+        values = {
+            name: a if isinstance(a, np.ndarray) else types[self.types[name]].type(a) for name, a in values.items()
+        }
         _do(functools.partial(self.run, values))
         return args[-1] if len(self.outputs) == 1 else args[len(self.inputs) :]
 
     def run(self, values):
-        after, dtype = dict(values), values[self.outputs[0]].dtype
+        after, dtype = dict(values), values[self.outputs[-1]].dtype
         functions = {"sqrt": np.sqrt, "exp": np.exp, "tanh": np.tanh, "max": np.maximum}
         functions["T"] = lambda value: np.asarray(value).astype(dtype)
         with np.errstate(all="ignore"):
@@ -564,10 +572,11 @@ class Device:
 
 
 class Stream:
-    """Everything is done at once, on whatever stream; what counts here is which one is current, and captures."""
+    """Everything is done at once, on whatever stream, unless one captures: then what the current one is matters."""
 
     null = None  # the default one, below
     current = []
+    after = None  # while it captures: the numbers of what must be done before what comes next
 
     @_recorded(name="cuda.Stream.__init__")
     def __init__(self, *, non_blocking=False):
@@ -585,34 +594,45 @@ class Stream:
 
     @_recorded(name="cuda.Stream.record")
     def record(self):
-        return self
+        return SimpleNamespace(after=self.after, captured=_captured)
 
     @_recorded(name="cuda.Stream.wait_event")
     def wait_event(self, event):
-        assert isinstance(event, Stream)
-        if _captured is not None and self is _capturing:
-            _captured.extend(_beside)
-            _beside.clear()
+        """A stream that waits for one that captures captures too."""
+        if _captured is None:
+            return
+        if event.captured is not _captured or event.after is None:
+            raise RuntimeError("cudaErrorStreamCaptureIsolation")
+        self.after = (self.after or set()) | event.after
+        _capturing.append(self)
 
     @_recorded(name="cuda.Stream.begin_capture")
     def begin_capture(self):
-        global _captured, _capturing
+        global _captured
         if self is Stream.null:
             raise RuntimeError("cannot capture on the default (legacy) stream")
         if get_current_stream() is not self:
             raise Refused("what is done on another stream would not be captured")
-        _captured, _capturing = [], self
+        _captured, self.after = [], set()
+        _capturing[:] = [self]
 
     @_recorded(name="cuda.Stream.end_capture")
     def end_capture(self):
         global _captured
         captured, _captured = _captured, None
-        if _beside:
-            _beside.clear()
+        joined, left = set(), list(self.after)
+        while left:
+            if (number := left.pop()) not in joined:
+                joined.add(number)
+                left += captured[number][1]
+        for stream in _capturing:
+            stream.after = None
+        if len(joined) < len(captured):
             raise RuntimeError("cudaErrorStreamCaptureUnjoined")
         return Graph(captured)
 
 
+_capturing = []
 Stream.null = Stream()
 
 
@@ -621,13 +641,33 @@ def get_current_stream():
 
 
 class Graph:
+    """Each launch takes another of the orders that are possible: one stream goes on as far as it can, then another."""
+
     def __init__(self, captured):
-        self.captured = captured
+        self.captured, self.rng = captured, np.random.default_rng(0)
 
     def launch(self):
+        """At a few random moments the stream in front goes to the end of the queue (Burckhardt et al. 2010)."""
         counts["launches"] += 1
-        for run in self.captured:
+        queue = list({id(stream): stream for _, _, stream in self.captured}.values())
+        self.rng.shuffle(queue)
+        left, moments = set(range(len(self.captured))), set(self.rng.integers(len(self.captured), size=3))
+        while left:
+            ready = [i for i in left if not self.captured[i][1] & left]
+            number = min(ready, key=lambda i: queue.index(self.captured[i][2]))
+            run, _, stream = self.captured[number]
+            if len(left) in moments:
+                queue.remove(stream)
+                queue.append(stream)
             run()
+            left.remove(number)
+
+    def longest_chain(self):
+        """How many launches there are that must wait for each other."""
+        length = []
+        for _, after, _ in self.captured:
+            length.append(1 + max([length[i] for i in after], default=0))
+        return max(length)
 
 
 class CuBLAS:
