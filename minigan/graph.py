@@ -26,6 +26,7 @@ from minigan.layers import Linear
 from minigan.mlp import ACTIVATIONS
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS itself takes on Hopper, and it may not allocate while recording
+SMALL = 1 << 24  # multiplications: cuBLAS would sum smaller products in a second kernel, which does not pay
 AHEAD = 64, 32 << 20  # iterations to draw for at once, and bytes that this may take, for each array
 
 
@@ -69,7 +70,7 @@ class Replay:
         """Two lanes to record on; none, if that is not possible."""
         try:
             self.pool = self.xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, unused by others
-            return Lane(self.xp), Lane(self.xp)
+            return Lane(self.xp, -1), Lane(self.xp, 0)
         except Exception as error:
             warn(error)
             return ()
@@ -124,17 +125,17 @@ class Replay:
             self.grad = (0, 0) if grad is None else (grad.flat.data.ptr, grad.flat.data.ptr + grad.flat.nbytes)
             dx = type(net).backward(net, dout, tape, grad, need_dx)
             if grad is not None:
-                for cublas in (self.lane.dW, self.lane.db):
-                    self.lane.stream.wait_event(cublas.stream.record())
+                for stream in (self.lane.dW, self.lane.db):
+                    self.lane.stream.wait_event(stream.record())
             return dx
 
         def matmul(a, b, out):
             if not self.grad[0] <= out.data.ptr < self.grad[1]:
                 return self.lane.products.matmul(a, b, out)
-            cublas = self.lane.db if a.ndim == 1 else self.lane.dW
-            cublas.stream.wait_event(self.lane.stream.record())
-            with cublas.stream:
-                return cublas.matmul(a, b, out)
+            stream = self.lane.db if a.ndim == 1 else self.lane.dW
+            stream.wait_event(self.lane.stream.record())
+            with stream:
+                return b.sum(axis=0, out=out) if a.ndim == 1 else self.lane.gradients.matmul(a, b, out)
 
         replace(stack, net, "backward", backward)
         for layer in net.layers:
@@ -218,11 +219,13 @@ def warn(error):
 
 
 class Lane:
-    """A stream for one pass, and two beside it for the products that give a gradient."""
+    """A stream for one pass, and two beside it for what gives a gradient. The lower ``priority``, the more the GPU
+    prefers the pass."""
 
-    def __init__(self, xp):
-        self.products, self.dW, self.db = (CuBLAS(xp, xp.cuda.Stream(non_blocking=True)) for _ in range(3))
-        self.stream = self.products.stream
+    def __init__(self, xp, priority):
+        self.stream = xp.cuda.Stream(non_blocking=True, priority=priority)
+        self.dW, self.db = (xp.cuda.Stream(non_blocking=True) for _ in range(2))
+        self.products, self.gradients = CuBLAS(xp, self.stream), CuBLAS(xp, self.dW)
 
 
 class Inputs:
@@ -247,9 +250,9 @@ class Inputs:
             self.arrays = [[self.xp.empty(1, gan.dtype) for _ in group] for group in groups]
             names = [(f"x{i}", f"y{i}") for i in range(sum(map(len, groups)))]
             self.kernel = self.xp.ElementwiseKernel(
-                ", ".join(["int64 new", *(f"T {x}" for x, _ in names)]),
+                ", ".join(["int64 drawn", *(f"T {x}" for x, _ in names)]),
                 ", ".join(["int64 row", *(f"T {y}" for _, y in names)]),
-                "; ".join(["row = new", *(f"{y} = {x}" for x, y in names)]),
+                "; ".join(["row = drawn", *(f"{y} = {x}" for x, y in names)]),
                 name="set_inputs",
             )
         self.kernel(row, *sum(map(list, groups), []), self.row, *sum(self.arrays, []))
@@ -354,7 +357,6 @@ class CuBLAS:
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
         weakref.finalize(self, self.library.cublasDestroy_v2, self.handle).atexit = False
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream.ptr))  # this resets the workspace
-        self.call("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(self.workspace.ptr), ctypes.c_size_t(WORKSPACE))
         tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0
         self.call("cublasSetMathMode", self.handle, ctypes.c_int(3 if tf32 else 0))  # CUBLAS_TF32_TENSOR_OP_MATH
 
@@ -370,6 +372,8 @@ class CuBLAS:
         (b_op, b_step), (a_op, a_step), (_, out_step) = map(as_columns, (b, rows, columns))
         gemm, one, zero = self.of_dtype[out.dtype.char]
         size, pointer, by = ctypes.c_int, ctypes.c_void_p, ctypes.byref
+        room = ctypes.c_size_t(WORKSPACE if m * n * k >= SMALL else 0)
+        self.call("cublasSetWorkspace_v2", self.handle, pointer(self.workspace.ptr), room)
         self.call(
             gemm, self.handle, b_op, a_op, size(n), size(m), size(k), by(one), pointer(b.data.ptr), b_step,
             pointer(a.data.ptr), a_step, by(zero), pointer(out.data.ptr), out_step,

@@ -673,13 +673,13 @@ def test_products_for_a_gradient_run_beside_the_others(stand_in, monkeypatch):
     gan.train_step()
     beside, others = [], []
     for lane in gan._do.lanes:
-        for cublas, found in ((lane.products, others), (lane.dW, beside), (lane.db, beside)):
+        for cublas, found in ((lane.products, others), (lane.gradients, beside)):
             monkeypatch.setattr(cublas, "matmul", lambda a, b, out, found=found: found.append(out) or out)
     gan.train_step()
     of = lambda out: [np.shares_memory(out._host, grad.flat._host) for grad in (gan.grad_G, gan.grad_D)]
     weights = [len([layer for layer in net.layers if layer.shapes]) for net in (gan.G, gan.D)]
-    assert np.sum([of(out) for out in beside], axis=0).tolist() == [2 * n for n in weights]  # dW and db
-    assert len(beside) == 2 * sum(weights) and not any(any(of(out)) for out in others) and others
+    assert np.sum([of(out) for out in beside], axis=0).tolist() == weights  # their dW; and db are no products
+    assert len(beside) == sum(weights) and not any(any(of(out)) for out in others) and others
 
 
 class Gemm:
@@ -706,7 +706,7 @@ class Gemm:
 @pytest.mark.parametrize("n, n_in, n_out", list(itertools.product((1, 3), (1, 2, 5), (1, 4))))
 def test_cublas_is_called_by_its_own_rules(n, n_in, n_out):
     products = graph.CuBLAS.__new__(graph.CuBLAS)
-    products.library, products.handle = Gemm(), None
+    products.library, products.handle, products.workspace = Gemm(), None, SimpleNamespace(ptr=None)
     products.of_dtype = {"d": ("cublasDgemm_v2", ctypes.c_double(1), ctypes.c_double(0))}
     rng = np.random.default_rng(0)
     x, W, dout = (rng.standard_normal(shape) for shape in ((n, n_in), (n_in, n_out), (n, n_out)))
@@ -741,10 +741,14 @@ def test_cublas_gets_its_stream_workspace_and_precision(monkeypatch, tf32, mode)
     xp = strict_cupy.module()
     xp.cuda.alloc = lambda size: SimpleNamespace(ptr=77, size=size)
     products = graph.CuBLAS(xp, SimpleNamespace(ptr=55))
-    names = ["cublasCreate_v2", "cublasSetStream_v2", "cublasSetWorkspace_v2", "cublasSetMathMode"]
+    names = ["cublasCreate_v2", "cublasSetStream_v2", "cublasSetMathMode"]
     assert opened == ["/home/my user/lib/libcublas.so.13"] and [name for name, _ in called] == names
     values = [[getattr(a, "value", None) for a in arguments[1:]] for _, arguments in called]
-    assert values[1:] == [[55], [77, 32 << 20], [mode]]  # the stream first, for it takes the workspace away
+    assert values[1:] == [[55], [mode]]
+    for rows, room in ((256, 32 << 20), (255, 0)):
+        products.matmul(xp.ones((rows, 256)), xp.ones((256, 256)), xp.ones((rows, 256)))
+        name, arguments = called[-2]
+        assert name == "cublasSetWorkspace_v2" and [a.value for a in arguments[1:]] == [77, room]
     del products
     assert called[-1][0] == "cublasDestroy_v2"
 
