@@ -26,7 +26,6 @@ from minigan.layers import Linear
 from minigan.mlp import ACTIVATIONS
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS itself takes on Hopper, and it may not allocate while recording
-SMALL = 1 << 24  # multiplications: cuBLAS would sum smaller products in a second kernel, which does not pay
 AHEAD = 64, 32 << 20  # iterations to draw for at once, and bytes that this may take, for each array
 
 
@@ -70,7 +69,7 @@ class Replay:
         """Two lanes to record on; none, if that is not possible."""
         try:
             self.pool = self.xp.cuda.MemoryPool()  # what a graph allocates must stay where it is, unused by others
-            return Lane(self.xp, -1), Lane(self.xp, 0)
+            return Lane(self.xp), Lane(self.xp)
         except Exception as error:
             warn(error)
             return ()
@@ -219,12 +218,10 @@ def warn(error):
 
 
 class Lane:
-    """A stream for one pass, and two beside it for what gives a gradient. The lower ``priority``, the more the GPU
-    prefers the pass."""
+    """A stream for one pass, and two beside it for what gives a gradient."""
 
-    def __init__(self, xp, priority):
-        self.stream = xp.cuda.Stream(non_blocking=True, priority=priority)
-        self.dW, self.db = (xp.cuda.Stream(non_blocking=True) for _ in range(2))
+    def __init__(self, xp):
+        self.stream, self.dW, self.db = (xp.cuda.Stream(non_blocking=True) for _ in range(3))
         self.products, self.gradients = CuBLAS(xp, self.stream), CuBLAS(xp, self.dW)
 
 
@@ -357,6 +354,7 @@ class CuBLAS:
         self.call("cublasCreate_v2", ctypes.byref(self.handle))
         weakref.finalize(self, self.library.cublasDestroy_v2, self.handle).atexit = False
         self.call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream.ptr))  # this resets the workspace
+        self.call("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(self.workspace.ptr), ctypes.c_size_t(WORKSPACE))
         tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0
         self.call("cublasSetMathMode", self.handle, ctypes.c_int(3 if tf32 else 0))  # CUBLAS_TF32_TENSOR_OP_MATH
 
@@ -372,8 +370,6 @@ class CuBLAS:
         (b_op, b_step), (a_op, a_step), (_, out_step) = map(as_columns, (b, rows, columns))
         gemm, one, zero = self.of_dtype[out.dtype.char]
         size, pointer, by = ctypes.c_int, ctypes.c_void_p, ctypes.byref
-        room = ctypes.c_size_t(WORKSPACE if m * n * k >= SMALL else 0)
-        self.call("cublasSetWorkspace_v2", self.handle, pointer(self.workspace.ptr), room)
         self.call(
             gemm, self.handle, b_op, a_op, size(n), size(m), size(k), by(one), pointer(b.data.ptr), b_step,
             pointer(a.data.ptr), a_step, by(zero), pointer(out.data.ptr), out_step,

@@ -147,8 +147,6 @@ class ndarray:
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
     nbytes = property(lambda self: self._host.nbytes)
-    itemsize = property(lambda self: self._host.itemsize)
-    strides = property(lambda self: self._host.strides)
     flags = property(lambda self: self._host.flags)
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: ndarray(self._host.T))
@@ -581,7 +579,7 @@ class Stream:
     after = None  # while it captures: the numbers of what must be done before what comes next
 
     @_recorded(name="cuda.Stream.__init__")
-    def __init__(self, *, non_blocking=False, priority=None):
+    def __init__(self, *, non_blocking=False):
         self.ptr = id(self)
 
     def __enter__(self):
