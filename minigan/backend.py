@@ -1,8 +1,8 @@
 """NumPy or CuPy behind one name, ``xp``. The only file that names CuPy.
 
 What differs between the two is here: which one is used, where arrays lie, random numbers, copies between host and
-device, and waiting for the device; and in graph.py how a GPU does a whole iteration at once. All other files use ``xp``,
-and ask which it is only where one of the two is faster another way.
+device, and waiting for the device; and in graph.py how a GPU does a whole iteration at once. All other files use
+``xp``, and ask which it is only where one of the two is faster another way.
 """
 
 import ctypes
