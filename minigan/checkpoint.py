@@ -77,10 +77,7 @@ def load(folder, data=None, **changed):
             "again in another folder"
         )
     try:
-        known = [] if data is None else [data.fingerprint()]
-        if data is not None and not meta["data"].get("label_shares"):  # labels that the run has not been told of
-            known.append(replace(data, labels=None, label_shares=None).fingerprint())
-        if data is not None and meta["data"]["fingerprint"] not in known:
+        if data is not None and not _are_the_same(data, meta["data"]):
             raise MiniganError(
                 f"the data '{data.name}' is not what the run in {folder} was trained on; restore it, or start a new run"
             )
@@ -95,6 +92,14 @@ def load(folder, data=None, **changed):
         ) from error
     extra = {name.removeprefix("extra/"): array for name, array in arrays.items() if name.startswith("extra/")}
     return gan, extra, "; ".join(reasons)
+
+
+def _are_the_same(data, saved):
+    """Whether ``data`` are those of a checkpoint: perhaps in a file of another name, or with labels that the run has
+    not been told of."""
+    named = [data, replace(data, name=saved["name"])]
+    unlabelled = [] if saved.get("label_shares") else [replace(d, labels=None, label_shares=None) for d in named]
+    return any(d.fingerprint() == saved["fingerprint"] for d in named + unlabelled)
 
 
 def read_config(folder):

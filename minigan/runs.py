@@ -33,8 +33,8 @@ RUN_OPTIONS = {
 GAN_OPTIONS = {field.name: field.default for field in dataclasses.fields(GAN)}
 OPTIONS = {**RUN_OPTIONS, **GAN_OPTIONS}
 FILES = (checkpoint.NAME, checkpoint.PREVIOUS, "metrics.csv", "samples.png", "curves.png")  # that sample could name
-# What a resumed run may change, because the run stays the same one.
-RESUMABLE = ("steps", "save_every", "gif", "data_dir", "backend")
+# What a resumed run may change, because the run stays the same one; data by another path if they are the same.
+RESUMABLE = ("steps", "save_every", "gif", "data", "data_dir", "backend")
 
 
 def data_of(options):
@@ -47,7 +47,7 @@ def data_again(options):
     if options["data"] not in NAMES and not os.path.lexists(os.path.expanduser(options["data"])):
         raise MiniganError(
             f"the data '{options['data']}' are not there, seen from {Path.cwd()}; go to the folder where the run was "
-            "started, or put them back"
+            "started, put them back, or go on with --resume RUN --data PATH"
         )
     return data_of(options)
 

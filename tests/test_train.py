@@ -662,7 +662,6 @@ def part(stopped, fast):
         (["--generator", "9, relu"], "--generator"),
         (["--init-G", "he"], "--init-G"),
         (["--dtype", "float64"], "--dtype"),
-        (["--data", "ring"], "--data"),
         (["--recipe", "ring"], "--recipe"),
         (["--out", "b"], "--out"),
         (["--k", "2", "--out", "b"], "--k, --out"),
@@ -688,6 +687,21 @@ def test_a_stopped_run_cannot_have_fewer_steps_than_it_has_done(part, capsys):
 def test_an_option_given_again_with_its_value_is_no_change(part):
     assert run_on("part", "--seed", "0", "--init-G", "0.10", "--data", "own.npy", "--generator", "8, relu") == 0
     assert_same_run(part, part.parent / "whole")
+
+
+def test_data_that_have_moved(part, capsys):
+    Path("elsewhere").mkdir()
+    shutil.move("own.npy", "elsewhere/mine.npy")
+    before = tree(part.parent)
+    assert run_on("part") == 2
+    one_line(capsys, "own.npy", "are not there", "--data")
+    assert run_on("part", "--data", "ring") == 2
+    one_line(capsys, "'ring' is not what the run in part was trained on")
+    assert tree(part.parent) == before
+    assert run_on("part", "--data", "elsewhere/mine.npy") == 0
+    for name in ("theta_G", "theta_D", "averaged"):
+        np.testing.assert_array_equal(arrays(part)[name], arrays(part.parent / "whole")[name])
+    assert json.loads((part / "config.json").read_text())["data"] == "elsewhere/mine.npy"
 
 
 def test_other_data_is_refused(part, capsys):
