@@ -46,7 +46,7 @@ class GAN(Options):
         self.check()
         self.ranks = ranks or Alone()  # several processes: see parallel.py
         self.backend_used = Backend(self.backend, self.ranks.local_rank)
-        self.ranks.backend = self.backend_used  # whose arrays they average
+        self.ranks.use(self.backend_used)
         self.xp = self.backend_used.xp
         self.step, self.stepped, self.history = 0, False, []
         self.data = self.G = self.D = None
@@ -446,8 +446,9 @@ class GAN(Options):
         self.record_D = xp.empty((self.report_every, 2 * m), self.dtype)
         self.record_G = xp.empty((self.report_every, m), self.dtype)
         self.batches = self._make_batches()
-        # On a GPU as graphs; a subclass and other processes may have something to do on the host in between.
-        self._do = Replay(xp) if xp is not np and type(self) is GAN and self.ranks.size == 1 else operator.call
+        # On a GPU; but a subclass, or other processes, may have something to do on the host in between.
+        as_graphs = xp is not np and type(self) is GAN and self.ranks.size == 1
+        self._do = Replay(xp, self.update) if as_graphs else operator.call
         self.step, self.stepped, self.history = 0, False, []  # stepped: since it was made, or loaded
         return self
 

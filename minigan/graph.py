@@ -30,13 +30,16 @@ AHEAD = 64, 32 << 20  # iterations to draw for at once, and bytes that this may 
 
 
 class Replay:
-    """Does the iterations of one GAN: the first as it is, which compiles its kernels, then as a graph.
+    """Does the iterations of one GAN: the first one kernel by kernel, which compiles them, then as a graph.
 
-    Where they cannot be recorded they are done kernel by kernel, several times slower, after a warning.
+    Where they cannot be recorded all are done kernel by kernel, several times slower, after a warning. What may change
+    in the middle of training is what ``Inputs`` sets, and what makes another kind of iteration, which is recorded anew.
+
+    update: what the GAN's tapes are made for.
     """
 
-    def __init__(self, xp):
-        self.xp, self.lanes = xp, None
+    def __init__(self, xp, update):
+        self.xp, self.update, self.lanes = xp, update, None
         self.inputs, self.graphs = {}, {}  # of each kind of iteration
 
     def __call__(self, iteration):
@@ -62,7 +65,7 @@ class Replay:
             return
         self.lanes = ()
         with contextlib.ExitStack() as stack:
-            inputs.give(stack, gan, functools.partial(Given, inputs))
+            inputs.give(stack, gan)
             iteration()
 
     def _prepare(self):
@@ -75,17 +78,19 @@ class Replay:
             return ()
 
     def _first(self, gan, inputs, iteration):
-        """Do the first iteration of its kind on the stream that it will be recorded on, in its turn among what the
+        """Do the first iteration of its kind on the streams that it will be recorded on, in its turn among what the
         current one does, and note how it draws its random numbers."""
         current, stream, draws = self.xp.cuda.get_current_stream(), self.lanes[0].stream, []
         stream.wait_event(current.record())
         try:
             with stream, contextlib.ExitStack() as stack:
                 inputs.give(stack, gan, functools.partial(Noted, draws))
-                self._own_passes(stack, gan)
+                self._own_passes(stack, gan, recording=False)
                 iteration()
         finally:
-            current.wait_event(stream.record())
+            for lane in self.lanes:  # all of them, after an error
+                for stream in (lane.stream, lane.dW, lane.db):
+                    current.wait_event(stream.record())
         inputs.draws = Draws(self.xp, draws)
 
     def _record(self, gan, inputs, iteration):
@@ -93,7 +98,7 @@ class Replay:
         stream, allocator = self.lanes[0].stream, self.xp.cuda.using_allocator(self.pool.malloc)
         with stream, allocator, contextlib.ExitStack() as stack:
             inputs.give(stack, gan, functools.partial(Given, inputs))
-            self._own_passes(stack, gan)
+            self._own_passes(stack, gan, recording=True)
             try:
                 stream.begin_capture()
                 iteration()
@@ -105,15 +110,15 @@ class Replay:
                     raise
                 warn(error)
 
-    def _own_passes(self, stack, gan):
+    def _own_passes(self, stack, gan, recording):
         """Until ``stack`` ends the passes launch fewer kernels than in layers.py, and more of them side by side."""
-        self.lane, self.grad = self.lanes[0], (0, 0)
+        self.lane, self.grad, self.recording = self.lanes[0], (0, 0), recording
         for net in (gan.G, gan.D):
             self._products(stack, net)
             self._biases(stack, net)
         if gan.update == "alternating":
             self._early_samples(stack, gan)
-        elif not gan.r2:  # which is computed on the tape of G's gradient
+        elif self.update == gan.update and not gan.r2:  # R2 is computed on the tape of G's gradient
             self._both_backward(stack, gan)
 
     def _products(self, stack, net):
@@ -189,7 +194,10 @@ class Replay:
 
     @contextlib.contextmanager
     def _other_lane(self, start):
-        """Do this block on the other lane, when the event ``start`` has come; ``self.end`` is the event of its end."""
+        """Do this block on the other lane, when the event ``start`` has come; ``self.end`` is the event of its end.
+
+        Of the first iteration all waits for it: there both lanes draw from one generator, whose state is on the device.
+        """
         here, self.lane = self.lane, self.lanes[1]
         self.lane.stream.wait_event(start)
         try:
@@ -197,6 +205,8 @@ class Replay:
                 yield
         finally:
             self.end, self.lane = self.lane.stream.record(), here
+        if not self.recording:
+            here.stream.wait_event(self.end)
 
 
 def replace(stack, owner, name, new):
@@ -204,7 +214,7 @@ def replace(stack, owner, name, new):
     if name in vars(owner):
         stack.callback(setattr, owner, name, vars(owner)[name])
     else:
-        stack.callback(delattr, owner, name)  # the class's appears again
+        stack.callback(vars(owner).pop, name, None)  # the class's appears again
     setattr(owner, name, new)
 
 
@@ -231,8 +241,9 @@ class Inputs:
     def __init__(self, gan):
         xp, place = gan.xp, gan.tape_D_real.x
         self.xp, self.draws = xp, None
+        steps = gan.k if gan.update == "alternating" else 1
         # The real rows of each of D's steps; of a single one in D's input itself.
-        self.rows = [place] if gan.k == 1 else [xp.empty(place.shape, place.dtype) for _ in range(gan.k)]
+        self.rows = [place] if steps == 1 else [xp.empty(place.shape, place.dtype) for _ in range(steps)]
         self.row = xp.zeros(1, "int64")  # of what has been drawn
         self.arrays = self.kernel = None
 
@@ -254,14 +265,14 @@ class Inputs:
             )
         self.kernel(row, *sum(map(list, groups), []), self.row, *sum(self.arrays, []))
 
-    def give(self, stack, gan, generator):
+    def give(self, stack, gan, generator=lambda rng: rng):
         """Until ``stack`` ends the GAN reads its inputs here; ``generator`` stands before its random generators."""
         weight, *of_D, of_G = self.arrays
         rows, of_D = iter(self.rows), iter(of_D)
 
         def next_rows(out):
             given = next(rows)
-            if given is not self.rows[0] or gan.k > 1:  # else they are there
+            if len(self.rows) > 1:  # else they are there
                 out[...] = given
 
         replace(stack, gan.batches, "next", next_rows)
@@ -317,10 +328,10 @@ class Draws:
         self.left = list(self.blocks)
 
     def place(self, out, row):
-        """Put the numbers of that row, an array (1,), into ``out``: of the first block that is left of those for it,
-        because passes that run side by side are recorded in another order than they were noted in."""
-        at = next(i for i, (_, _, place) in enumerate(self.left) if place == out.data.ptr)
-        block = self.left.pop(at)[1]
+        """Put the numbers of that row, an array (1,), into ``out``."""
+        _, block, place = self.left.pop(0) if self.left else (None, None, None)
+        if place != out.data.ptr:
+            raise ValueError("it draws other random numbers than the iteration before it")
         self.xp.take(block.reshape(self.rows, -1), row, axis=0, out=out.reshape(1, -1))
 
 

@@ -113,8 +113,8 @@ class MLP:
         """``tape``, some rows of another whose forward pass is done: a Tape with the same x and what ``forward`` left.
 
         What the other passes write lies in one piece there: some rows of an array that lies column by column do not,
-        and NumPy takes three times as long over them. On a GPU it lies apart, so that the passes of both tapes can run
-        at the same time.
+        and NumPy takes three times as long over them. On a GPU it lies apart, so that G's and D's passes can run at the
+        same time.
         """
         left = [("out", "ones", *getattr(layer, "leaves", ())) for layer in self.layers]
         return Tape(tape.x, [_for_backward(c, names, self.xp) for c, names in zip(tape.buffers, left, strict=True)])

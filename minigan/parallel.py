@@ -39,6 +39,9 @@ class Alone:
 
     rank, size, local_rank = 0, 1, None
 
+    def use(self, backend):
+        """Average the arrays of this Backend from now on."""
+
     def share(self, rng, parts=1):
         """The generator to draw this process's rows from. parts=2: its rows are real ones above fake ones."""
         return rng
@@ -60,7 +63,7 @@ class Alone:
 
 class Ranks(Alone):
     """One of several MPI processes. ``MPI`` is mpi4py's module. ``local_rank``: its number among those of its machine.
-    The GAN sets ``backend``, the one whose arrays are averaged; CuPy's are staged through the host."""
+    The arrays of CuPy are staged through the host."""
 
     def __init__(self, MPI, comm):
         self.MPI, self.comm = MPI, comm
@@ -70,6 +73,12 @@ class Ranks(Alone):
         self.local_rank, self._on_one_machine = here.Get_rank(), here.Get_size() == self.size
         here.Free()
         self._shared = {}  # {a gradient's Vector: (the window it lies in, the mean of all, this process's part)}
+
+    def use(self, backend):
+        """Raises MiniganError if some processes found a GPU that works, and others none."""
+        self.backend = backend
+        if self.any(backend.xp is np) and self.any(backend.xp is not np):
+            raise MiniganError("some of the processes have a GPU that works and others have none; use --backend numpy")
 
     def share(self, rng, parts=1):
         return _Share(rng, self, parts)

@@ -34,6 +34,7 @@ from minigan import graph
 counts = Counter()  # launches, allocations, uploads (host to device), downloads, waits
 calls = set()  # (name, number of positional arguments, names of keywords, dtypes of the arrays among the arguments)
 _waiting_allowed = True
+order = []  # (stream that waits, stream that it waits for), and ("launch", stream) of a graph, while nothing captures
 _captured = None  # what streams that capture have written down: (function, numbers of those before it, stream)
 
 
@@ -594,12 +595,13 @@ class Stream:
 
     @_recorded(name="cuda.Stream.record")
     def record(self):
-        return SimpleNamespace(after=self.after, captured=_captured)
+        return SimpleNamespace(after=self.after, captured=_captured, stream=self)
 
     @_recorded(name="cuda.Stream.wait_event")
     def wait_event(self, event):
         """A stream that waits for one that captures captures too."""
         if _captured is None:
+            order.append((self, event.stream))
             return
         if event.captured is not _captured or event.after is None:
             raise RuntimeError("cudaErrorStreamCaptureIsolation")
@@ -649,6 +651,7 @@ class Graph:
     def launch(self):
         """At a few random moments the stream in front goes to the end of the queue (Burckhardt et al. 2010)."""
         counts["launches"] += 1
+        order.append(("launch", get_current_stream()))
         queue = list({id(stream): stream for _, _, stream in self.captured}.values())
         self.rng.shuffle(queue)
         left, moments = set(range(len(self.captured))), set(self.rng.integers(len(self.captured), size=3))

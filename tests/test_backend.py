@@ -29,7 +29,7 @@ from minigan import GAN, MiniganError, checkpoint, gradcheck, graph, load
 from minigan.backend import Backend
 from minigan.batches import Batches
 from minigan.data import from_array
-from minigan.layers import Sigmoid
+from minigan.layers import Linear, Maxout, Sigmoid
 from minigan.parallel import Alone, Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -109,8 +109,9 @@ def test_the_processes_of_a_machine_share_its_gpus(monkeypatch, tmp_path):
     assert Backend().device == "GPU (strict stand-in, the second)"  # one alone: the current one, as it is
     devices = [Backend(process=process).device for process in range(3)]
     assert devices == [f"GPU (strict stand-in{which})" for which in ("", ", the second", "")]
-    gan = GAN(backend="cupy", ranks=SimpleNamespace(local_rank=1))
-    assert gan.backend_used.device == gan.ranks.backend.device == devices[1]
+    told = []
+    gan = GAN(backend="cupy", ranks=SimpleNamespace(local_rank=1, use=told.append))
+    assert gan.backend_used.device == devices[1] and told == [gan.backend_used]
 
 
 def test_numpy_does_not_even_import_cupy(monkeypatch, tmp_path):
@@ -213,6 +214,7 @@ CASES = {
         {**EVERY_LAYER, "r1": 0.2, "update": "simultaneous", "conditional": True},
         labelled,
     ),
+    "R2, simultaneous": ({**EVERY_LAYER, "r1": 0.0, "r2": 0.1, "update": "simultaneous"}, table),
     "with labels through every layer, k = 2": ({**EVERY_LAYER, "r1": 0.2, "k": 2, "conditional": True}, labelled),
     "Adam, uniform z, minimax, images": (
         {**EVERY_LAYER, "optimizer": "adam", "lr": 1e-3, "prior": "uniform", "loss": "minimax", "output_bias": "data"},
@@ -299,6 +301,15 @@ def test_training_and_everything_a_person_sees_is_equal(device, case):
     assert probabilities[0] == pytest.approx(probabilities[1], rel=1e-8)
     for ours, theirs in zip(samples[:3], samples[3:], strict=True):
         assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_of_equal_pieces_the_first_wins(device):
+    layer = Maxout(3, 2, 4, device.xp)
+    c, x = layer.buffers(5, "float64"), device.xp.ones((5, 3), "float64")
+    W, b = device.xp.zeros((3, 8), "float64"), device.to_device(np.array([0, 0, 1, 0, 1, 2, 0, 2.0]))
+    out, wins = device.to_host(layer.forward(x, (W, b), c)), device.to_host(c.wins)
+    assert (out == [1, 2]).all()
+    assert (wins == np.array([[0, 0], [1, 0], [0, 1], [0, 0]])).all()
 
 
 @pytest.mark.parametrize("n", [1, 3, 1026])
@@ -476,6 +487,104 @@ def test_a_step_launches_no_more_kernels_than_it_did(stand_in, name):
 CHANGING = dict(steps=60, lr_end=0.5, lr_D=0.03, lr_decay=1.001, momentum_end=0.9, r1_end=0.3, average=0.9)
 
 
+class InTurn:
+    """A generator whose draws begin again after so many: in an iteration each has other numbers, the same in all."""
+
+    def __init__(self, backend, draws):
+        self.backend, self.draws, self.drawn = backend, draws, 0
+
+    def standard_normal(self, dtype, out):
+        values = np.random.default_rng(self.drawn % self.draws).standard_normal(out.shape[-2:], dtype)
+        self.drawn += 1
+        out[...] = self.backend.to_device(values)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_every_draw_of_a_graph_is_its_own(device, k):
+    graphed, plain = (
+        always_the_same(build("cupy", "plain, table, k = 3", kind, dtype="float64", k=k))
+        for kind in (GAN, KernelByKernel)
+    )
+    for gan in (graphed, plain):
+        gan.rng.noise = InTurn(device, k + 1)
+        for _ in range(5):
+            gan.train_step()
+    assert recorded(graphed)
+    assert_equal(graphed, plain, 1e-7)
+
+
+def test_a_graph_has_its_turn_on_the_users_stream(stand_in):
+    gan, mine = build("cupy", "R1 through every layer, simultaneous, with labels"), strict_cupy.Stream()
+    with mine:
+        del strict_cupy.order[:]
+        gan.train_step()
+        lanes = [(lane.stream, lane.dW, lane.db) for lane in gan._do.lanes]
+        first = strict_cupy.order.copy()
+        assert first[0] == (lanes[0][0], mine)  # what the first iteration does comes after what is asked before it,
+        assert {(mine, stream) for lane in lanes for stream in lane} <= set(first[-6:])  # and before what comes after
+        gan.train_step()
+        gan.train_step()
+    assert strict_cupy.order[-1] == ("launch", mine)
+
+
+def test_an_error_in_the_first_iteration_leaves_nothing_behind(stand_in):
+    gan = build("cupy", "plain, table, k = 3")
+    gan._descend_D = lambda: 1 / 0
+    del strict_cupy.order[:]
+    with pytest.raises(ZeroDivisionError):
+        gan.train_step()
+    current = strict_cupy.Stream.null
+    streams = [stream for lane in gan._do.lanes for stream in (lane.stream, lane.dW, lane.db)]
+    assert strict_cupy.order[-6:] == [(current, stream) for stream in streams]
+    assert "next" not in vars(gan.batches) and "matmul" in vars(gan.G.layers[0]) and "backward" not in vars(gan.D)
+
+
+def test_generators_are_drawn_from_in_one_order(stand_in):
+    """In the first iteration: G's masks for its own step are drawn on one stream, D's on another, by one generator."""
+    gan = build("cupy", "with labels through every layer, k = 2")
+    drawn = []
+
+    class Watched(FromHost):
+        def random(self, size=None, dtype=np.float64, out=None):
+            drawn.append((strict_cupy.get_current_stream(), len(strict_cupy.order)))
+            return super().random(size, dtype, out)
+
+    gan.rng.dropout = Watched(gan.backend_used, 0)
+    gan.train_step()
+    changes = [(a, b) for a, b in itertools.pairwise(drawn) if a[0] is not b[0]]
+    assert len(changes) == 2
+    for (before, i), (after, j) in changes:
+        assert (after, before) in strict_cupy.order[i:j]
+
+
+def test_a_layer_that_is_no_activation_of_ours_gets_its_bias(device):
+    class Twice(Sigmoid):
+        def _forward(self, x, c):
+            return self.xp.multiply(x, 2, out=c.out)
+
+        def _derivative(self, c):
+            c.derivative[...] = 2
+
+    class Shifted(Linear):
+        def forward(self, x, p, c, rng=None):
+            out = super().forward(x, p, c)
+            out += 1
+            return out
+
+    gans = [build("cupy", "plain, table, k = 3", kind, dtype="float64", lr=1e-3) for kind in (GAN, KernelByKernel)]
+    for gan in map(always_the_same, gans):
+        gan.G.layers[1] = Twice(8, device.xp)
+        gan.tape_G.buffers[1] = gan.G.layers[1].buffers(8, "float64")
+        gan.tape_G.inputs[2] = gan.tape_G.buffers[1].out
+        gan.D.layers[0] = Shifted(3, 8, device.xp)
+        gan.D.params.layers[0][1][...] = 0.5
+        gan.G.params.layers[0][1][...] = 0.5
+        for _ in range(5):
+            gan.train_step()
+    assert recorded(gans[0])
+    assert_equal(*gans, 1e-7)
+
+
 def recorded(gan):
     return len(gan._do.graphs) >= 1 and all(gan._do.graphs.values())
 
@@ -582,6 +691,7 @@ CHAINS = {
     "ring, k = 2": ({**RING, "k": 2}, (85, 63)),
     "ring, R1": ({**RING, "r1": 0.1}, (75, 58)),
     "the paper's": (PAPER, (56, 38)),
+    "the paper's, R1": ({**PAPER, "r1": 0.1}, (80, 56)),
     "smooth": (dict(generator="4, tanh", discriminator="4, sigmoid, 4, tanh"), (49, 36)),
 }
 
@@ -627,6 +737,11 @@ def test_ctrl_c_while_recording_gets_out(stand_in):
     def stops(*arguments):
         raise KeyboardInterrupt
 
+    another = build("cupy", "plain, table, k = 3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph.CuBLAS, "__init__", stops)
+        with pytest.raises(KeyboardInterrupt):
+            another.train_step()
     gan.optimizer_G.update = stops
     with pytest.raises(KeyboardInterrupt):
         gan.train_step()
@@ -652,6 +767,8 @@ def test_an_error_of_the_data_leaves_adam_as_it_was(stand_in):
         ({"r1": 2.0}, {"r2": 0.5}),
         ({"r2": 2.0}, {"r1": 0.5}),
         ({"loss": "minimax"}, {}),
+        ({"k": 1}, {}),
+        ({"update": "simultaneous"}, {}),
         ({"lr": 0.1, "momentum": 0}, {}),
     ],
 )

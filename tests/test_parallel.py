@@ -1,5 +1,6 @@
 """Several processes give the weights of one. MPI itself is used where it is installed; a stand-in of threads always."""
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -137,7 +138,7 @@ def test_large_networks_are_updated_in_parts_and_pieces(monkeypatch):
             sgd.step(expected.theta, grads.mean(0), 0.1, 0.5)
 
             def work(rank, ranks, start=net.theta, features=features, units=units, grads=grads):
-                ranks.backend = Backend("numpy")
+                ranks.use(Backend("numpy"))
                 net = MLP(parse_layers(", ".join(units), features, 1))
                 net.theta[...] = start
                 grad, mine = net.vector(), optim.SGD(net.theta)
@@ -181,7 +182,9 @@ def test_too_little_shared_memory_is_not_used(monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(MiniganError, match="batch size 12 cannot be shared by 5 processes; use a multiple of 5"):
-        GAN(ranks=SimpleNamespace(size=5, rank=0, local_rank=0), **OPTIONS).build(load("digits"))
+        GAN(ranks=SimpleNamespace(size=5, rank=0, local_rank=0, use=lambda backend: None), **OPTIONS).build(
+            load("digits")
+        )
 
 
 def test_a_launcher_without_mpi4py_is_said(monkeypatch):
@@ -218,7 +221,7 @@ def mpi_of(monkeypatch, size):
     """mpi4py's module as one of ``size`` processes finds it; and the codes given to Abort."""
     codes = []
     world = SimpleNamespace(
-        Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append, Split_type=lambda kind: machine_of(1, size)
+        Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append, Split_type=lambda kind: machine_of(0, 1)
     )
     MPI = SimpleNamespace(COMM_WORLD=world, IN_PLACE=None, MAX="max", COMM_TYPE_SHARED=None)
     monkeypatch.setenv("PMI_SIZE", str(size))
@@ -255,7 +258,7 @@ def test_two_processes_are_ranks_and_one_is_alone(monkeypatch):
     for size in (2, 3):
         MPI, _ = mpi_of(monkeypatch, size)
         ranks = parallel.connect()
-        assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size, ranks.local_rank) == (1, size, 1)
+        assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size, ranks.local_rank) == (1, size, 0)
     MPI.COMM_WORLD.Get_size = lambda: 1
     assert type(parallel.connect()) is parallel.Alone
     monkeypatch.setenv("PMI_SIZE", "x")
@@ -270,11 +273,27 @@ def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():
         Get_rank=lambda: 0, Get_size=lambda: 4, Allreduce=Allreduce, Split_type=lambda kind: machine_of(0, 4)
     )
     ranks = parallel.Ranks(SimpleNamespace(IN_PLACE=None, MAX="max", COMM_TYPE_SHARED=None), comm)
-    ranks.backend = SimpleNamespace(to_host=np.copy, to_device=np.asarray)
+    ranks.any = lambda number: 0
+    ranks.use(SimpleNamespace(xp=None, to_host=np.copy, to_device=np.asarray))
+    del ranks.any
     array = np.array([2.0, 6.0])
     ranks.average(array)
     assert array.tolist() == [2, 3]
     assert ranks.any(15) == 16
+
+
+def test_processes_with_and_without_a_gpu_do_not_mix():
+    def sentence(rank, ranks, without):
+        try:
+            ranks.use(SimpleNamespace(xp=np if rank in without else None))
+        except MiniganError as error:
+            return str(error)
+
+    for without in ((), (0, 1)):
+        assert by_threads(Threads(2), functools.partial(sentence, without=without)) == [None, None]
+    for without in ((0,), (1,)):
+        one, other = by_threads(Threads(2), functools.partial(sentence, without=without))
+        assert one == other and "--backend numpy" in one
 
 
 def test_a_run_between_two_reports_needs_as_many_processes(tmp_path):
