@@ -777,7 +777,7 @@ def test_what_is_changed_in_the_middle_counts(device, change, start):
     kinds = GAN, KernelByKernel
     gans = [always_the_same(build("cupy", "plain, table, k = 3", kind, **options)) for kind in kinds]
     for gan in gans:
-        for step in range(10):
+        for step in range(20):
             if step == 5:
                 vars(gan).update(change)
             gan.train_step()
