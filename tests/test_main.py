@@ -359,6 +359,16 @@ def test_a_failed_write_leaves_the_old_file(runs, monkeypatch, capsys):
     assert sorted(file for file in os.listdir(".") if file.strip(".").startswith("a.")) == ["a.csv", "a.npy", "a.png"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence(runs):
+    command = [sys.executable, "-m", "minigan", "evaluate", runs / "ring"]
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=60)
+    assert done.returncode == 2
+    assert re.fullmatch(r"minigan: the output cannot be used \(No space left on device\)[^\n]+\n", done.stderr)
+
+
 def test_more_samples_than_memory(runs, monkeypatch, capsys):
     def sample(self, n, *options):
         raise MemoryError(f"Unable to allocate an array of {n} rows")
