@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from minigan.backend import Axpby
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -118,6 +120,8 @@ def instrument(value, seen=None):
         result = value.view(Timed)
     elif isinstance(value, np.random.Generator):
         result = TimedGenerator(value)
+    elif isinstance(value, Axpby):
+        result = lambda a, x, b, y: Timed.ledger.call(value, "axpby", [a, x, b, y], {}, y, caller())
     elif isinstance(value, list | tuple):
         result = type(value)([instrument(v, seen) for v in value])
     elif isinstance(value, dict):

@@ -55,6 +55,33 @@ def empty_batch(xp, shape, dtype, wide=None):
     return empty(xp, shape, dtype)
 
 
+def of_numpys_openblas(name):
+    """A function of the OpenBLAS inside NumPy, and its type of whole numbers; (None, None) with another BLAS."""
+    library = ctypes.CDLL(np._core._multiarray_umath.__file__)
+    for suffix, integer in (("64_", ctypes.c_int64), ("", ctypes.c_int)):
+        if hasattr(library, f"scipy_{name}{suffix}"):
+            return getattr(library, f"scipy_{name}{suffix}"), integer
+    return None, None
+
+
+class Axpby:
+    """y ← a x + b y for vectors x and y in one piece, in one pass, where NumPy needs three.
+
+    Raises NotImplementedError if there is no such function for ``dtype``.
+    """
+
+    def __init__(self, dtype):
+        name, real = {"f": ("saxpby", ctypes.c_float), "d": ("daxpby", ctypes.c_double)}.get(dtype.char, ("", None))
+        self.function, integer = of_numpys_openblas(f"cblas_{name}")
+        if self.function is None:
+            raise NotImplementedError(f"NumPy's BLAS has no axpby for {dtype}")
+        vector = ctypes.c_void_p, integer  # and the step from one number to the next
+        self.function.argtypes, self.function.restype = [integer, real, *vector, real, *vector], None
+
+    def __call__(self, a, x, b, y):
+        self.function(len(x), a, x.ctypes.data, 1, b, y.ctypes.data, 1)
+
+
 class Backend:
     """An array module and what comes with it.
 
@@ -104,10 +131,9 @@ class Backend:
         """
         if {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & set(os.environ):
             return
-        library = ctypes.CDLL(np._core._multiarray_umath.__file__)
-        for name in ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads"):
-            if hasattr(library, name):
-                getattr(library, name)(n)
+        set_num_threads, _ = of_numpys_openblas("openblas_set_num_threads")
+        if set_num_threads:
+            set_num_threads(n)
 
     def to_device(self, array):
         """A device array with the content of a host array (no copy on the CPU)."""

@@ -4,9 +4,11 @@ They work through the vector in pieces that stay in the processor's cache, becau
 passes over the same numbers. On the GPU it is one kernel, ``ON_GPU``, the same lines for one number.
 """
 
+import contextlib
+
 import numpy as np
 
-from minigan.backend import empty, zeros
+from minigan.backend import Axpby, empty, zeros
 
 CACHE_PIECE = 1 << 16  # elements: theta, velocity, gradient and one buffer of this many stay in the caches
 
@@ -53,14 +55,21 @@ class SGD(Optimizer):
 
     def __init__(self, theta, xp=np):
         super().__init__(theta, xp, "velocity")
+        self.axpby = None
+        if xp is np and len(theta) > CACHE_PIECE:  # what is in the caches anyway NumPy does as fast
+            with contextlib.suppress(NotImplementedError):
+                self.axpby = Axpby(theta.dtype)
 
     def numbers(self, lr, momentum):
         return lr, momentum
 
     def on_cpu(self, grad, lr, momentum, v, theta):
-        step = np.multiply(grad, lr, out=self.buffer[: len(grad)])
-        v *= momentum
-        v -= step
+        if self.axpby:
+            self.axpby(-lr, grad, momentum, v)
+        else:
+            step = np.multiply(grad, lr, out=self.buffer[: len(grad)])
+            v *= momentum
+            v -= step
         theta += v
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigan import losses, optim
+from minigan import backend, losses, optim
 from minigan.backend import CACHE_LINE, empty, zeros
 from minigan.errors import MiniganError
 from minigan.layers import Dropout, LeakyReLU, Maxout, ReLU
 from minigan.mlp import MLP, parse_layers
 
+OPENBLAS = backend.of_numpys_openblas("cblas_saxpby")[0] is not None
 EVERY_LAYER = "fourier 2, 6, tanh, dropout 0.8, maxout 5x3, 4, sigmoid, 4, leaky_relu 0.2, 3, relu"
 
 
@@ -287,18 +288,36 @@ def test_logits_of_a_thousand_are_exact(dtype):
 # -- Optimisers ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("blas", [True, False])
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-6)])
 @pytest.mark.parametrize("size", [5, optim.CACHE_PIECE, 2 * optim.CACHE_PIECE + 7])
-def test_sgd_is_the_papers_update(size):
+def test_sgd_is_the_papers_update(size, dtype, tolerance, blas, monkeypatch):
+    if not blas:
+        monkeypatch.setattr(backend, "of_numpys_openblas", lambda name: (None, None))
     rng = np.random.default_rng(0)
-    theta, sgd = rng.standard_normal(size), None
-    expected, v = theta.copy(), np.zeros(size)
+    theta = rng.standard_normal(size).astype(dtype)
+    expected, v = theta.astype(float), np.zeros(size)
     sgd = optim.SGD(theta)
-    for _ in range(3):
-        grad = rng.standard_normal(size)
-        v = 0.7 * v - 0.1 * grad
+    assert (sgd.axpby is not None) == (size > optim.CACHE_PIECE and OPENBLAS and blas)
+    for momentum in (0.7, 0.0, 0.5):
+        grad = rng.standard_normal(size).astype(dtype)
+        v = momentum * v - 0.1 * grad.astype(float)
         expected = expected + v
-        sgd.step(theta, grad, 0.1, 0.7)
-    assert np.allclose(theta, expected, rtol=1e-12, atol=1e-14)
+        sgd.step(theta, grad, 0.1, momentum)
+    assert np.allclose(theta, expected, rtol=tolerance, atol=tolerance)
+    assert np.allclose(sgd.state["velocity"], v, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not OPENBLAS, reason="this NumPy has another BLAS")
+def test_axpby_is_numpys_three_passes_to_rounding():
+    for dtype, tolerance in (("float64", 1e-15), ("float32", 1e-7)):
+        x, y = np.random.default_rng(0).standard_normal((2, 1001)).astype(dtype)
+        expected, axpby = 0.3 * x.astype(float) - 2 * y.astype(float), backend.Axpby(np.dtype(dtype))
+        axpby(0.3, x[1:-1], -2, y[1:-1])
+        assert y[1:-1] == pytest.approx(expected[1:-1], rel=10 * tolerance, abs=10 * tolerance)
+        assert abs(y[[0, -1]] - expected[[0, -1]]).min() > 0.1  # only what it was given
+    with pytest.raises(NotImplementedError, match="axpby for complex128"):
+        backend.Axpby(np.dtype(complex))
 
 
 def test_adam_is_algorithm_1_of_its_paper():
