@@ -79,7 +79,7 @@ class Axpby:
         self.function.argtypes, self.function.restype = [integer, real, *vector, real, *vector], None
 
     def __call__(self, a, x, b, y):
-        self.function(len(x), a, x.ctypes.data, 1, b, y.ctypes.data, 1)
+        self.function(len(x), float(a), x.ctypes.data, 1, float(b), y.ctypes.data, 1)
 
 
 class Backend:
