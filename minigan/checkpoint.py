@@ -5,7 +5,6 @@ the rest. A sha256 of all of it lies inside, so that damage is noticed. Files ar
 flushed to the disk and renamed; the checkpoint before the last is kept as ``previous-checkpoint.npz``.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -285,6 +284,8 @@ def _read(path):
 
 def _checksum(arrays):
     """sha256 over names, types, shapes and bytes of all arrays."""
+    import hashlib  # it loads OpenSSL: not when minigan is imported
+
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -10,7 +10,6 @@ constant has scale 0, so whatever the network writes there comes back as that co
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -98,6 +97,8 @@ class Dataset:
 
         A stream's content is a seeded draw.
         """
+        import hashlib  # it loads OpenSSL: not when minigan is imported
+
         content = self.real_samples(256, seed=0) if self.X is None else self.X
         digest = hashlib.sha256(f"{self.name} {self.features} {self.image_shape}".encode())
         for part in (content, self.shift, self.scale, self.labels):
@@ -328,6 +329,7 @@ _STREAMS = {
 # ------------------------------------------------------------------------------------------- images
 def _digits() -> Dataset:
     """1797 handwritten digits of 8 x 8 pixels, in the package (E. Alpaydin, C. Kaynak 1998, CC BY 4.0)."""
+    import hashlib
     import importlib.resources
     import io
 

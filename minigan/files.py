@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import math
 import os
@@ -197,6 +196,8 @@ def read_idx(path, sha256: str | None = None) -> np.ndarray:
             f"{path} holds {'more' if len(raw) > declared else 'fewer'} than the {declared} "
             "bytes that its header declares: it is damaged, so fetch it again"
         )
+    import hashlib  # it loads OpenSSL: not when minigan is imported
+
     digest = hashlib.sha256(raw).hexdigest()
     if sha256 is not None and digest != sha256:
         raise MiniganError(

@@ -352,7 +352,6 @@ class CuBLAS:
     """Products of matrices on one stream, float32 (with TF32 if CUPY_TF32 asks CuPy for it) or float64."""
 
     def __init__(self, xp, stream):
-        self.stream = stream
         xp.matmul(xp.ones((2, 2)), xp.ones((2, 2)))  # loads the library
         maps = Path("/proc/self/maps").read_text()
         self.library = ctypes.CDLL(re.search(r"/.*/libcublas\.so\S*", maps).group())  # the one that CuPy has loaded

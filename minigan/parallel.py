@@ -14,7 +14,6 @@ each flat gradient is averaged by an all-reduce, and each process updates a θ o
 
 import math
 import os
-import shutil
 import sys
 import traceback
 
@@ -128,6 +127,8 @@ class Ranks(Alone):
 
     def _can_share(self, size):
         """Whether all processes can have ``size`` bytes of memory in common and leave as many for others."""
+        import shutil  # with it comes all of compression: not when minigan is imported
+
         enough = not os.path.isdir(SHARED_MEMORY) or shutil.disk_usage(SHARED_MEMORY).free >= 2 * size
         return not self.any(not (self._on_one_machine and enough))
 

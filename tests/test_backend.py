@@ -557,14 +557,17 @@ def test_generators_are_drawn_from_in_one_order(stand_in):
         assert (after, before) in strict_cupy.order[i:j]
 
 
+class Double(Sigmoid):
+    """A layer of one's own: out = 2 x, by the functions that a subclass may replace."""
+
+    def _forward(self, x, c):
+        return self.xp.multiply(x, 2, out=c.out)
+
+    def _derivative(self, c):
+        c.derivative[...] = 2
+
+
 def test_a_layer_that_is_no_activation_of_ours_gets_its_bias(device):
-    class Twice(Sigmoid):
-        def _forward(self, x, c):
-            return self.xp.multiply(x, 2, out=c.out)
-
-        def _derivative(self, c):
-            c.derivative[...] = 2
-
     class Shifted(Linear):
         def forward(self, x, p, c, rng=None):
             out = super().forward(x, p, c)
@@ -573,7 +576,7 @@ def test_a_layer_that_is_no_activation_of_ours_gets_its_bias(device):
 
     gans = [build("cupy", "plain, table, k = 3", kind, dtype="float64", lr=1e-3) for kind in (GAN, KernelByKernel)]
     for gan in map(always_the_same, gans):
-        gan.G.layers[1] = Twice(8, device.xp)
+        gan.G.layers[1] = Double(8, device.xp)
         gan.tape_G.buffers[1] = gan.G.layers[1].buffers(8, "float64")
         gan.tape_G.inputs[2] = gan.tape_G.buffers[1].out
         gan.D.layers[0] = Shifted(3, 8, device.xp)
@@ -874,13 +877,6 @@ def test_a_call_that_fails_says_which(monkeypatch):
 
 
 def test_an_activation_of_ones_own_is_not_its_parent_on_a_gpu(device):
-    class Double(Sigmoid):
-        def _forward(self, x, c):
-            return self.xp.multiply(x, 2, out=c.out)
-
-        def _derivative(self, c):
-            c.derivative[...] = 2
-
     layer, to = Double(3, device.xp), device.to_device
     c, x = layer.buffers(4, "float32"), to(np.ones((4, 3), "float32"))
     assert (device.to_host(layer.forward(x, (), c)) == 2).all()

@@ -161,7 +161,7 @@ def test_too_little_shared_memory_is_not_used(monkeypatch):
         rank_of = lambda: int(threading.current_thread().name)
         usage = lambda path: SimpleNamespace(free=free[rank_of()]) if path == disk else pytest.fail(path)
         monkeypatch.setattr(parallel.os.path, "isdir", lambda path: there and path == disk)
-        monkeypatch.setattr(parallel.shutil, "disk_usage", usage)
+        monkeypatch.setattr(shutil, "disk_usage", usage)
         threads = Threads(2)
         build = lambda rank, ranks: GAN(ranks=ranks, **{**OPTIONS, "optimizer": "adam"}).build(load("digits"))
         gans = by_threads(threads, build)
