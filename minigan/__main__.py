@@ -40,8 +40,6 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.filename is None:  # our output, which Python would try to write once more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = f"{error.filename or 'the output'} cannot be used ({error.strerror or error}); mend that first"
     print("minigan:", message.replace("\n", " "), file=sys.stderr)
     return 2
