@@ -197,7 +197,7 @@ class Minigan:
 
     def follow(self, draws):
         gan, own = self.gan, (self.gan.batches, self.gan.rng.dropout)
-        mine = slice(gan.ranks.rank * gan.m, (gan.ranks.rank + 1) * gan.m)  # all rows, unless there are more processes
+        mine = slice(gan.team.part * gan.m, (gan.team.part + 1) * gan.m)  # all rows, unless there are more processes
         for draw in draws:
             z, uniform = iter(draw.z), iter([u for run in draw.uniform for u in run])
 

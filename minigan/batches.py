@@ -16,15 +16,15 @@ class Batches:
 
     BLOCK = 64  # batches of a stream drawn at once
 
-    def __init__(self, data, batch_size, backend, rng, dtype, ranks, labelled=False):
-        """rng.order is a host generator, rng.stream one on the device; ranks: see parallel.py.
+    def __init__(self, data, batch_size, backend, rng, dtype, team, labelled=False):
+        """rng.order is a host generator, rng.stream one on the device; team: see parallel.py.
 
         labelled: each row is followed by its one-hot label.
         """
         self.data, self.batch_size, self.backend, self.xp = data, batch_size, backend, backend.xp
         self.rng, self.dtype, self.labelled = rng, dtype, labelled
-        self.m = batch_size // ranks.size
-        self.first = ranks.rank * self.m  # of this process's rows in a batch
+        self.m = batch_size // team.parts
+        self.first = team.part * self.m  # of this process's rows in a batch
         self.shift, self.scale = (backend.to_device(a.astype(dtype)) for a in (data.shift, data.scale))
         self.position = 0
         self.order = None  # this epoch's row numbers, or the block of a stream drawn ahead

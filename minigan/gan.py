@@ -21,7 +21,7 @@ from minigan.batches import Batches
 from minigan.data import Dataset, from_array
 from minigan.errors import Diverged, MiniganError
 from minigan.graph import Replay
-from minigan.mlp import MLP, parse_layers
+from minigan.mlp import parse_layers
 from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
 from minigan.parallel import Alone
@@ -109,7 +109,7 @@ class GAN(Options):
         """dL_G/dθ_G, through D, into ``grad_G``. D has moved since its own step, so it sees G(z) anew."""
         x_fake = self._generate()
         x = self._beside_labels(x_fake, self.tape_DG.x)
-        self.D.forward(x, self.tape_DG, self.ranks.share(self.rng.dropout))
+        self.D.forward(x, self.tape_DG, self.team.share(self.rng.dropout))
         self._backward_G(self.tape_DG)
 
     def _forward_real_and_fake(self, x_real):
@@ -119,18 +119,18 @@ class GAN(Options):
         else:
             x[:m] = x_real
         self._beside_labels(self._generate(), x[m:])
-        self.D.forward(x, self.tape_D, self.ranks.share(self.rng.dropout, parts=2))
+        self.D.forward(x, self.tape_D, self.team.share(self.rng.dropout, parts=2))
 
     def _generate(self):
         """G(z) (m, features) for m fresh samples z of the prior; G(z|c) with the labels c of the last real rows."""
         z = self.draw_z()
         if self.classes is not None:
             z = self._beside_labels(z, self.tape_G.x)
-        return self.G.forward(z, self.tape_G, self.ranks.share(self.rng.dropout))
+        return self.G.forward(z, self.tape_G, self.team.share(self.rng.dropout))
 
     def draw_z(self):
         """m fresh samples (m, latent_dim) of the prior, in an array of the GAN's own."""
-        return draw_prior(self.ranks.share(self.rng.noise), self.z, self.prior, self.xp)
+        return draw_prior(self.team.share(self.rng.noise), self.z, self.prior, self.xp)
 
     def _beside_labels(self, x, out):
         """Fill ``out`` with x and, beside it, the labels of the last real rows; unconditional GANs have none."""
@@ -156,11 +156,11 @@ class GAN(Options):
 
     def _descend_D(self):
         """θ_D ← optimiser(θ_D, gradient of -V̂ and the penalties): descending -V̂ is ascending V̂."""
-        self.ranks.descend(self.optimizer_D, self.D.params, self.grad_D, self.numbers_D())
+        self.team.descend(self.optimizer_D, self.D.params, self.grad_D, self.numbers_D())
 
     def _descend_G(self):
         """θ_G ← optimiser(θ_G, gradient of L_G)."""
-        self.ranks.descend(self.optimizer_G, self.G.params, self.grad_G, self.numbers_G())
+        self.team.descend(self.optimizer_G, self.G.params, self.grad_G, self.numbers_G())
 
     def numbers_D(self):
         """What D's optimiser is to use for this step: its learning rate, the momentum, and what follows from them.
@@ -340,7 +340,7 @@ class GAN(Options):
                 "weights": self.G.theta.sum() + self.D.theta.sum(),
             }
         values = self.backend_used.to_host(xp.stack(list(numbers.values())))
-        self.ranks.average(values)
+        self.team.average(values)
         numbers = dict(zip(numbers, values.tolist(), strict=True))
         numbers = {"step": self.step, **numbers, "lr": self.learning_rate(self.lr)}
         if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
@@ -381,13 +381,7 @@ class GAN(Options):
                 f"batch size {self.batch_size} is larger than the data ({len(data.X)} rows); "
                 f"use --batch-size {len(data.X)} or less"
             )
-        self.m, rest = divmod(self.batch_size, self.ranks.size)  # of this process: all of batch_size, if it is alone
-        if rest:
-            raise MiniganError(
-                f"batch size {self.batch_size} cannot be shared by {self.ranks.size} processes; "
-                f"use a multiple of {self.ranks.size}"
-            )
-        backend, xp, m = self.backend_used, self.xp, self.m
+        backend, xp = self.backend_used, self.xp
         seeds = dict(zip(STREAMS, np.random.SeedSequence(self.seed).spawn(len(STREAMS)), strict=True))
         host = {name: np.random.Generator(np.random.SFC64(seeds[name])) for name in ("weights", "order", "evaluation")}
         device = {name: backend.generator(seeds[name]) for name in ("stream", "noise", "dropout")}
@@ -413,7 +407,15 @@ class GAN(Options):
         output = "sigmoid" if data.image_shape else None
         G_layers = parse_layers(self.generator, self.latent_dim + beside_z, data.features, output, xp, beside_z)
         D_layers = parse_layers(self.discriminator, data.features + beside_x, 1, None, xp, beside_x)
-        self.G, self.D = MLP(G_layers, xp, self.dtype), MLP(D_layers, xp, self.dtype)
+        self.team = self.ranks.divide(G_layers, D_layers, self.batch_size, self.dtype)
+        self.m, rest = divmod(self.batch_size, self.team.parts)  # of this process: all of batch_size, if it is alone
+        if rest:
+            raise MiniganError(
+                f"batch size {self.batch_size} cannot be shared by {self.ranks.size} processes; "
+                f"use a multiple of {self.ranks.size}"
+            )
+        m = self.m
+        self.G, self.D = (self.team.network(layers, xp, self.dtype) for layers in (G_layers, D_layers))
         self.G.initialise(self.rng.weights, self.init_G)
         self.D.initialise(self.rng.weights, self.init_D)
         if start and self.output_bias == "data":
@@ -424,9 +426,10 @@ class GAN(Options):
         self.optimizer_G = OPTIMIZERS[self.optimizer](self.G.theta, xp)
         self.optimizer_D = OPTIMIZERS[self.optimizer](self.D.theta, xp)
         self.grad_G, self.grad_D = self.G.vector(), self.D.vector()
-        self.ranks.share_memory(self.G.params, self.optimizer_G.state, self.grad_G)
-        self.ranks.share_memory(self.D.params, self.optimizer_D.state, self.grad_D)
-        self.tape_G, self.tape_DG, self.tape_D = self.G.tape(m), self.D.tape(m), self.D.tape(2 * m)
+        self.team.share_memory(self.G.params, self.optimizer_G.state, self.grad_G)
+        self.team.share_memory(self.D.params, self.optimizer_D.state, self.grad_D)
+        self.tape_G, self.tape_DG = self.G.training_tape(m), self.D.training_tape(m)
+        self.tape_D = self.D.training_tape(2 * m)
         real, fake = self.tape_D[:m], self.tape_D[m:]
         if self.has_r1:  # R1, R2 and the simultaneous step of G go over one half alone
             real = self.D.tape_for_backward(real)
@@ -461,7 +464,7 @@ class GAN(Options):
         """What writes the next real rows, and what stands beside them, into D's input."""
         labelled = self.classes is not None
         return Batches(
-            self.classes or self.data, self.batch_size, self.backend_used, self.rng, self.dtype, self.ranks, labelled
+            self.classes or self.data, self.batch_size, self.backend_used, self.rng, self.dtype, self.team, labelled
         )
 
     def _start_at_mean(self):

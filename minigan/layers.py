@@ -136,20 +136,20 @@ class Maxout:
             a = self.affine.matmul(x, W, out=c.affine.out)
             self.pick_kernel(*self._pieces(a), *self._pieces(b[None]), c.out, *self._pieces(c.wins))
         else:
-            self._pick(self._by_piece(self.affine.forward(x, p, c.affine)), c)
+            self.pick(self._by_piece(self.affine.forward(x, p, c.affine)), c)
         return c.out
 
     def backward(self, dout, x, p, c, g=None, need_dx=True):
-        da = self._to_winners(dout, c, c.da)
+        da = self.to_winners(dout, c, c.da).reshape(len(dout), -1)
         return self.affine.backward(da, x, p, c.affine, g, need_dx)
 
     def tangent(self, xdot, p, c):
-        return self._from_winners(self.affine.tangent(xdot, p, c.affine), c)
+        return self.from_winners(self._by_piece(self.affine.tangent(xdot, p, c.affine)), c)
 
     def backward_tangent(self, e, delta, x, xdot, p, c, g, scratch, need_e):
         delta = c.da.reshape(len(c.da), -1)  # what the backward pass left there
         if e is not None:
-            e = self._to_winners(e, c, c.de)
+            e = self.to_winners(e, c, c.de).reshape(len(e), -1)
         return self.affine.backward_tangent(e, delta, x, xdot, p, c.affine, g, scratch, need_e)
 
     def _by_piece(self, a):
@@ -160,8 +160,9 @@ class Maxout:
         a = self._by_piece(a)
         return [a[:, j] for j in range(self.pieces)]
 
-    def _pick(self, a, c):
-        """The maximum, and wins[n, j, i] = 1 where piece j gave it to unit i, else 0; on a tie only the first one."""
+    def pick(self, a, c):
+        """The maximum of a (n, pieces, units), and wins[n, j, i] = 1 where piece j gave it to unit i, else 0; on a tie
+        only the first one."""
         c.out[...] = a[:, 0]
         for j in range(1, self.pieces):
             self.xp.maximum(c.out, a[:, j], out=c.out)
@@ -172,7 +173,7 @@ class Maxout:
             self.xp.logical_or(c.taken, c.win, out=c.taken)
 
     def _kernels(self):
-        """On a GPU: ``_pick``, the biases included, and ``_from_winners`` in one kernel each. For each unit it does all
+        """On a GPU: ``pick``, the biases included, and ``from_winners`` in one kernel each. For each unit it does all
         pieces, one after another; NumPy is several times slower that way round."""
         a, b, wins = ([f"{name}{j}" for j in range(self.pieces)] for name in ("a", "b", "win"))
         sums = [f"({x} + {bias})" for x, bias in zip(a, b, strict=True)]
@@ -184,14 +185,14 @@ class Maxout:
             kernel_on_gpu(self.xp, " ".join(a + wins), "out", f"out = {tangent}"),
         )
 
-    def _to_winners(self, dout, c, out):
-        self.xp.multiply(dout[:, None], c.wins, out=out)
-        return out.reshape(len(out), -1)
+    def to_winners(self, dout, c, out):
+        """dout (n, units) where a piece gave a unit its value, else 0: (n, pieces, units)."""
+        return self.xp.multiply(dout[:, None], c.wins, out=out)
 
-    def _from_winners(self, a, c):
+    def from_winners(self, a, c):
+        """(n, units): what a (n, pieces, units) has for the pieces that gave the units their values."""
         if self.tangent_kernel:
             return self.tangent_kernel(*self._pieces(a), *self._pieces(c.wins), c.tangent)
-        a = self._by_piece(a)
         self.xp.multiply(a[:, 0], c.wins[:, 0], out=c.tangent)
         for j in range(1, self.pieces):
             self.xp.multiply(a[:, j], c.wins[:, j], out=c.piece)

@@ -46,7 +46,7 @@ class MaskedGAN(GAN):
     def _make_batches(self):
         seed = np.random.SeedSequence(self.seed).spawn(len(STREAMS) + 1)[-1]  # the one after GAN's own
         self.rng.masks = np.random.Generator(np.random.SFC64(seed))
-        return MaskedBatches(self.masks, self.data, self.m, self.backend_used, self.rng, self.dtype, self.ranks)
+        return MaskedBatches(self.masks, self.data, self.m, self.backend_used, self.rng, self.dtype, self.team)
 
     def _generate(self):
         """x̂ (m, features): the last real rows, what their masks leave out filled in by G with fresh z."""

@@ -66,16 +66,14 @@ def _rows(c, rows):
     return SimpleNamespace(**views)
 
 
-def _for_backward(c, left, xp):
-    """A layer's buffers with new arrays, on a CPU only for what is not in one piece; but not for what is left there."""
+def replaced(c, left, new):
+    """A layer's buffers with new(name, array) in place of every array but those whose names are ``left`` alone."""
     result = {}
     for name, a in vars(c).items():
-        if isinstance(a, SimpleNamespace):
-            result[name] = _for_backward(a, left, xp)
-        elif name in left or xp is np and (a.flags.c_contiguous or a.flags.f_contiguous):
+        if name in left:
             result[name] = a
         else:
-            result[name] = empty_batch(xp, a.shape, a.dtype, wide=True)
+            result[name] = replaced(a, left, new) if isinstance(a, SimpleNamespace) else new(name, a)
     return SimpleNamespace(**result)
 
 
@@ -109,6 +107,10 @@ class MLP:
         x = empty_batch(self.xp, (n, self.n_in), self.dtype)
         return Tape(x, [layer.buffers(n, self.dtype) for layer in self.layers])
 
+    def training_tape(self, n):
+        """A Tape to train on. Other than ``tape`` where several processes train one network, see columns.py."""
+        return self.tape(n)
+
     def tape_for_backward(self, tape):
         """``tape``, some rows of another whose forward pass is done: a Tape with the same x and what ``forward`` left.
 
@@ -116,8 +118,17 @@ class MLP:
         and NumPy takes three times as long over them. On a GPU it lies apart, so that G's and D's passes can run at the
         same time.
         """
-        left = [("out", "ones", *getattr(layer, "leaves", ())) for layer in self.layers]
-        return Tape(tape.x, [_for_backward(c, names, self.xp) for c, names in zip(tape.buffers, left, strict=True)])
+
+        def new(name, a):
+            in_one_piece = a.flags.c_contiguous or a.flags.f_contiguous
+            return a if self.xp is np and in_one_piece else empty_batch(self.xp, a.shape, a.dtype, wide=True)
+
+        buffers = [replaced(c, left, new) for c, left in zip(tape.buffers, self.left_by_forward(), strict=True)]
+        return Tape(tape.x, buffers)
+
+    def left_by_forward(self):
+        """The names of what ``forward`` leaves for the other passes in each layer's buffers."""
+        return [("out", "ones", *getattr(layer, "leaves", ())) for layer in self.layers]
 
     def initialise(self, rng, scheme="he"):
         """Draw W on the host, so that every backend starts from equal weights; b = 0.

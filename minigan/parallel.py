@@ -20,9 +20,12 @@ import traceback
 import numpy as np
 
 from minigan.backend import CACHE_LINE, empty, empty_batch
+from minigan.columns import LAYERS, ColumnMLP
 from minigan.errors import MiniganError
+from minigan.mlp import MLP
 from minigan.optim import CACHE_PIECE
 
+WAITING = 100_000  # numbers that two processes can pass on while they wait, layer by layer, for each other: measured
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps it. In a container it may be little; the system ends who writes beyond
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
@@ -37,9 +40,18 @@ class Alone:
     """One process: nothing to share. What the GAN uses unless it is told otherwise."""
 
     rank, size, local_rank = 0, 1, None
+    part, parts = 0, 1  # of the rows of each batch: this process's, and how many there are
 
     def use(self, backend):
         """Average the arrays of this Backend from now on."""
+
+    def divide(self, layers_G, layers_D, batch_size, dtype):
+        """How these networks are trained by all processes together: what the GAN calls its ``team``."""
+        return self
+
+    def network(self, layers, xp, dtype):
+        """A network of these layers."""
+        return MLP(layers, xp, dtype)
 
     def share(self, rng, parts=1):
         """The generator to draw this process's rows from. parts=2: its rows are real ones above fake ones."""
@@ -66,7 +78,7 @@ class Ranks(Alone):
 
     def __init__(self, MPI, comm):
         self.MPI, self.comm = MPI, comm
-        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.rank, self.size = self.part, self.parts = comm.Get_rank(), comm.Get_size()
         self._buffers, self._number = {}, np.zeros(1, np.int64)
         here = comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self._on_one_machine = here.Get_rank(), here.Get_size() == self.size
@@ -78,6 +90,20 @@ class Ranks(Alone):
         self.backend = backend
         if self.any(backend.xp is np) and self.any(backend.xp is not np):
             raise MiniganError("some of the processes have a GPU that works and others have none; use --backend numpy")
+
+    def divide(self, layers_G, layers_D, batch_size, dtype):
+        """By columns of the layers, on one machine, if that is less work: the processes then pass on to each other what
+        is on the tapes, and wait for it; otherwise, by rows of the batch, a gradient for each weight.
+        """
+        widths = [sum(getattr(layer, "affine", layer).n_out for layer in layers) for layers in (layers_G, layers_D)]
+        on_tapes = batch_size * (widths[0] + 3 * widths[1])  # D sees 2m rows in its own step, m in G's
+        layers = layers_G + layers_D
+        weights = sum(math.prod(shape) for layer in layers for shape in layer.shapes)
+        possible = self.backend.xp is np and all(type(layer) in LAYERS for layer in layers)
+        if not possible or weights < on_tapes + WAITING:
+            return self
+        # θ and two vectors of the optimiser; of each number on a tape the gradient, and as much again for R1's passes.
+        return Columns(self) if self._can_share((3 * weights + 4 * on_tapes) * np.dtype(dtype).itemsize) else self
 
     def share(self, rng, parts=1):
         return _Share(rng, self, parts)
@@ -150,6 +176,56 @@ class Ranks(Alone):
         if key not in self._buffers:
             self._buffers[key] = empty_batch(self.backend.xp, (rows, *like.shape[1:]), like.dtype)
         return self._buffers[key]
+
+
+class Columns(Alone):
+    """The processes of one machine, each of which does its columns of every layer for all rows: see columns.py."""
+
+    def __init__(self, ranks):
+        self.ranks, self.rank, self.size = ranks, ranks.rank, ranks.size
+
+    def columns(self, n):
+        """This process's of n columns."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def network(self, layers, xp, dtype):
+        return ColumnMLP(layers, self, dtype)
+
+    def wait(self):
+        """Until all processes are here, and see what the others have written before."""
+        self._window.Fence()
+
+    def memory(self, sizes):
+        """Memory that all processes see: an array of bytes of each size, which begins with a cache line."""
+        lines = [math.ceil(size / CACHE_LINE) * CACHE_LINE for size in sizes]
+        own = sum(lines) + CACHE_LINE if self.rank == 0 else 0
+        window = self.ranks.MPI.Win.Allocate_shared(own, 1, comm=self.ranks.comm)
+        memory, self._window = np.frombuffer(window.Shared_query(0)[0], np.uint8), window
+        starts = np.cumsum([-memory.ctypes.data % CACHE_LINE, *lines])[:-1]
+        return [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+
+    def share_memory(self, params, state, grad):
+        vectors = [params.flat, *state.values()]
+        common = [piece.view(params.flat.dtype) for piece in self.memory([vector.nbytes for vector in vectors])]
+        if self.rank == 0:
+            for new, vector in zip(common, vectors, strict=True):
+                new[...] = vector
+        self.wait()
+        params.lie_in(common[0])
+        state.update(dict(zip(state, common[1:], strict=True)))
+
+    def descend(self, optimizer, params, grad, numbers):
+        """Each process updates its rows of every W, of which it has the gradient; the last one also b, behind them."""
+        self.wait()
+        start = 0
+        for (n_in, n_out), _ in filter(None, params.shapes):
+            rows, last = self.columns(n_in), n_out if self.rank == self.size - 1 else 0
+            optimizer.update(
+                params.flat, grad.flat, *numbers,
+                part=slice(start + rows.start * n_out, start + rows.stop * n_out + last),
+            )  # fmt: skip
+            start += (n_in + 1) * n_out
+        self.wait()
 
 
 class _Mean:

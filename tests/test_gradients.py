@@ -33,8 +33,8 @@ BREAKAGES = {
     "Linear forgets the bias": (Linear, "_parameter_gradient", lambda self, dout, x, c, g: (
         self.xp.matmul(x.T, dout, out=g[0]), g[1].fill(0))),
     "LeakyReLU passes everything": (LeakyReLU, "_times_derivative", lambda self, a, c, out: a),
-    "Maxout takes the first piece": (Maxout, "_to_winners", lambda self, dout, c, out: (
-        out.fill(0), np.copyto(out[:, 0], dout), out.reshape(len(out), -1))[2]),
+    "Maxout takes the first piece": (Maxout, "to_winners", lambda self, dout, c, out: (
+        out.fill(0), np.copyto(out[:, 0], dout), out)[2]),
     "Tanh's curvature has the wrong sign": (Tanh, "_second_derivative", lambda self, c: (
         self.xp.multiply(c.out, 2, out=c.e), self.xp.multiply(c.e, c.derivative, out=c.e))),
     "Fourier forgets the octaves": (Fourier, "backward", lambda self, dout, x, p, c, g=None, need_dx=True: (

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,6 +154,153 @@ def test_large_networks_are_updated_in_parts_and_pieces(monkeypatch):
                 assert np.allclose(velocity, sgd.state["velocity"], rtol=1e-5, atol=1e-7)
 
 
+# -- By columns ----------------------------------------------------------------------------------------
+
+EVERY_LAYER = dict(generator="16, relu, dropout 0.9, 3, tanh, maxout 5x3, 16, sigmoid",
+                   discriminator="dropout 0.8, 16, leaky_relu 0.2, maxout 8x2, 5, tanh, 7, sigmoid")  # fmt: skip
+
+
+@pytest.fixture
+def by_columns(monkeypatch):
+    """However small the networks are."""
+    monkeypatch.setattr(parallel, "WAITING", -math.inf)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("options", [
+    {}, {"update": "simultaneous", "r2": 0.1}, {"optimizer": "adam", "lr": 1e-3, "k": 2}, {"r1": 0, "r2": 0.1},
+    {"r1": 0, "clusters": 3}, {"conditional": True}, {"generator": "", "discriminator": "maxout 2x3"},
+    {"generator": "40, relu", "discriminator": "40, relu", "batch_size": 13},
+])  # fmt: skip
+def test_n_processes_by_columns_are_one_process(by_columns, options, size):
+    """The same bits but for a last one: one process adds up the terms of each product in another order at most."""
+    options = {**EVERY_LAYER, "dtype": "float64", **options}
+    data = "digits" if options.get("conditional") else "ring"
+    alone, gans = GAN(**{**OPTIONS, **options}).fit(load(data)), trained_by_threads(size, data, **options)
+    for gan in gans:
+        assert type(gan.team) is parallel.Columns and gan.m == gan.batch_size
+        for name in ("G", "D"):
+            net, first, one = (getattr(g, name) for g in (gan, gans[0], alone))
+            assert np.shares_memory(net.theta, first.theta) and np.ptp(one.theta) > 0
+            assert np.allclose(net.theta, one.theta, rtol=1e-11, atol=1e-13)
+        assert np.allclose(gan.averaged.flat, alone.averaged.flat, rtol=1e-11, atol=1e-13)
+        assert gan.history == gans[0].history
+    for one, several in zip(alone.history, gans[0].history, strict=True):
+        assert one == pytest.approx(several, rel=1e-10)
+
+
+def test_processes_by_columns_wait_where_they_must(by_columns, monkeypatch):
+    """One that is late is waited for, wherever it is late: else another reads what it has not written yet."""
+    options = {**EVERY_LAYER, "steps": 4, "report_every": 2, "r2": 0.1, "dtype": "float64"}
+    alone = GAN(**{**OPTIONS, **options}).fit(load("ring"))
+    wait, late, turns = parallel.Columns.wait, np.random.default_rng(0).random((3, 1000)) < 0.3, [0, 0, 0]
+
+    def then_be_late(self):
+        wait(self)
+        turns[self.rank] += 1
+        if late[self.rank, turns[self.rank]]:
+            time.sleep(0.003)
+
+    monkeypatch.setattr(parallel.Columns, "wait", then_be_late)
+    for gan in trained_by_threads(3, "ring", **options):
+        assert np.allclose(gan.G.theta, alone.G.theta, rtol=1e-11, atol=1e-13)
+        assert np.allclose(gan.D.theta, alone.D.theta, rtol=1e-11, atol=1e-13)
+    assert turns[0] == turns[1] == turns[2] < 1000
+
+
+def test_each_process_has_the_gradient_of_its_rows_only(by_columns):
+    options = {
+        "discriminator": "6, tanh, maxout 4x2",
+        "generator": "5, relu",
+        "steps": 1,
+        "dtype": "float64",
+        "r1": 0.1,
+    }
+    alone = GAN(**{**OPTIONS, **options}).fit(load("digits"))
+    for rank, gan in enumerate(trained_by_threads(2, "digits", **options)):
+        for mine, whole in zip(gan.grad_D.layers, alone.grad_D.layers, strict=True):
+            if mine:
+                rows = np.arange(len(mine[0])) * 2 // len(mine[0]) == rank  # the first half, or the second one
+                assert np.allclose(mine[0][rows], whole[0][rows], rtol=1e-9, atol=1e-12) and not mine[0][~rows].any()
+                assert np.allclose(mine[1], whole[1], rtol=1e-9, atol=1e-12) and whole[0][~rows].any()
+
+
+def test_one_of_the_processes_can_sample_alone(by_columns):
+    """On a tape of its own: it would wait for the others for ever."""
+
+    def work(rank, ranks):
+        gan = GAN(ranks=ranks, **OPTIONS).fit(load("ring"))
+        return gan.sample(5, seed=1) if rank == 1 else gan
+
+    gan, x = by_threads(Threads(2), work)
+    assert np.array_equal(gan.sample(5, seed=1), x)
+    assert gan.probability(x).shape == (5,)
+
+
+def test_no_step_by_columns_allocates_after_the_first(by_columns):
+    D = "dropout 0.8, 512, leaky_relu 0.2, maxout 300x2, 400, tanh"
+    ranks = parallel.Ranks(MPI_OF_THREADS, Threads(1).seen_by(0))
+    gan = GAN(ranks=ranks, generator="600, relu", discriminator=D, batch_size=128, r1=0.1, r2=0.1, backend="numpy")
+    x = np.random.default_rng(0).standard_normal((2000, 600), np.float32)
+    gan.build(x)
+    for _ in range(5):
+        gan.train_step()
+    tracemalloc.start()
+    for _ in range(3):
+        gan.train_step()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert type(gan.team) is parallel.Columns and peak < 100_000  # bytes; one row of a batch of 600 has 300 kB
+
+
+def team_of(generator="600, relu, 600, relu", discriminator="600, relu", on_one_machine=True, **options):
+    build = lambda rank, ranks: GAN(ranks=ranks, **{**OPTIONS, **options}).build(load("digits")).team
+    options = {"generator": generator, "discriminator": discriminator, **options}
+    teams = by_threads(Threads(2, on_one_machine), build)
+    assert type(teams[0]) is type(teams[1])
+    return type(teams[0])
+
+
+def test_wide_networks_are_divided_by_columns_and_long_batches_by_rows(monkeypatch):
+    assert team_of() is team_of(batch_size=50) is team_of(batch_size=7) is parallel.Columns
+    assert team_of(batch_size=100) is parallel.Ranks
+    assert team_of("60, relu", "60, relu", batch_size=2) is parallel.Ranks  # too few weights to wait for
+    assert team_of(on_one_machine=False) is parallel.Ranks
+    assert team_of("fourier 2, 600, relu, 600, relu") is parallel.Ranks
+    monkeypatch.setattr(parallel, "LAYERS", tuple(layer for layer in parallel.LAYERS if layer.__name__ != "ReLU"))
+    assert team_of() is parallel.Ranks  # who knows what it does
+    assert team_of("600, tanh, 600, tanh", "600, sigmoid") is parallel.Columns
+
+
+def test_columns_need_shared_memory(monkeypatch):
+    weights = 8 * 600 + 600 + 600 * 600 + 600 + 600 * 64 + 64 + 64 * 600 + 600 + 600 * 1 + 1
+    on_tapes = 12 * (600 * 4 + 64 * 2 + 3 * (600 * 2 + 1))
+    needed = 2 * 4 * (3 * weights + 4 * on_tapes)
+    monkeypatch.setattr(parallel.os.path, "isdir", lambda path: True)
+    for free, team in ((needed, parallel.Columns), (needed - 1, parallel.Ranks)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert team_of() is team
+
+
+def test_a_run_by_columns_goes_on_alone_bit_for_bit(tmp_path, by_columns):
+    """It has all rows: also between two reports."""
+    options = dict(steps=20, dtype="float64", lr_end=1.0)
+
+    def until_13(rank, ranks):
+        gan = GAN(ranks=ranks, **{**OPTIONS, **options}).build(load("digits"))
+        while gan.step < 13:
+            gan.train_step()
+        return gan
+
+    checkpoint.save(tmp_path, by_threads(Threads(2), until_13)[0])
+    gan = checkpoint.load(tmp_path, load("digits"))[0]
+    while gan.step < 20:
+        gan.train_step()
+    whole = GAN(**{**OPTIONS, **options}).fit(load("digits"))
+    assert np.allclose(gan.G.theta, whole.G.theta, rtol=1e-11, atol=1e-13)
+    assert gan.report() == pytest.approx(whole.history[-1], rel=1e-10)
+
+
 def test_too_little_shared_memory_is_not_used(monkeypatch):
     """A container may have 64 MB of it, and whoever writes beyond is ended by the system."""
     free, disk = {}, "/dev/shm"
@@ -182,9 +331,9 @@ def test_too_little_shared_memory_is_not_used(monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(MiniganError, match="batch size 12 cannot be shared by 5 processes; use a multiple of 5"):
-        GAN(ranks=SimpleNamespace(size=5, rank=0, local_rank=0, use=lambda backend: None), **OPTIONS).build(
-            load("digits")
-        )
+        ranks = parallel.Alone()
+        ranks.size = ranks.parts = 5
+        GAN(ranks=ranks, **OPTIONS).build(load("digits"))
 
 
 def test_a_launcher_without_mpi4py_is_said(monkeypatch):
@@ -204,9 +353,11 @@ def mpiexec():
 
 
 @pytest.mark.skipif(mpiexec() is None, reason="pip install mpi4py mpich")
-def test_mpiexec_with_two_ranks_trains_the_same_weights(tmp_path):
+@pytest.mark.parametrize("units", [16, 600], ids=["rows", "columns"])
+def test_mpiexec_with_two_ranks_trains_the_same_weights(tmp_path, units):
     options = ["--data", "digits", "--steps", "20", "--batch-size", "16", "--report-every", "5", "--quiet",
-               "--generator", "16, relu", "--discriminator", "16, leaky_relu 0.2"]  # fmt: skip
+               "--generator", f"{units}, relu",
+               "--discriminator", f"{units}, leaky_relu 0.2, {units}, tanh"]  # fmt: skip
     script = os.path.join(os.path.dirname(__file__), "..", "train.py")
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     for name, command in (("one", [sys.executable]), ("two", [mpiexec(), "-n", "2", sys.executable])):
