@@ -215,8 +215,10 @@ class Columns(Alone):
         state.update(dict(zip(state, common[1:], strict=True)))
 
     def descend(self, optimizer, params, grad, numbers):
-        """Each process updates its rows of every W, of which it has the gradient; the last one also b, behind them."""
-        self.wait()
+        """Each process updates its rows of every W, of which it has the gradient; the last one also b, behind them.
+
+        Nobody reads others meanwhile: a backward pass needs none, and at the end of a forward pass all have waited.
+        """
         start = 0
         for (n_in, n_out), _ in filter(None, params.shapes):
             rows, last = self.columns(n_in), n_out if self.rank == self.size - 1 else 0

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigan import GAN, MiniganError, checkpoint, load, optim, parallel
-from minigan.backend import Backend
+from minigan import GAN, MiniganError, checkpoint, columns, load, optim, parallel
+from minigan.backend import CACHE_LINE, Backend
 from minigan.mlp import MLP, parse_layers
 
 OPTIONS = dict(generator="16, relu, dropout 0.9", discriminator="dropout 0.8, 16, leaky_relu 0.2, maxout 8x2",
@@ -120,6 +120,12 @@ def test_ranks_without_averaging_drift_apart(monkeypatch, on_one_machine):
         assert not np.allclose(gans[0].D.theta, gans[1].D.theta, rtol=2e-4, atol=2e-5)
 
 
+def test_processes_by_columns_send_nothing(by_columns):
+    threads = Threads(2)
+    by_threads(threads, lambda rank, ranks: GAN(ranks=ranks, **OPTIONS).fit(load("digits")))
+    assert set(threads.calls) == {1}  # whether all have a backend of one kind, and enough memory
+
+
 def test_processes_of_one_machine_send_no_gradients():
     for on_one_machine in (True, False):
         threads = Threads(2, on_one_machine)
@@ -208,6 +214,92 @@ def test_processes_by_columns_wait_where_they_must(by_columns, monkeypatch):
     assert turns[0] == turns[1] == turns[2] < 1000
 
 
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_passes_by_columns_wait_for_a_process_that_is_late_in_its_products(late):
+    """Two backward passes over one tape, and what nothing is needed of stays as it was: not a number."""
+    text = "dropout 0.7, 6, relu, maxout 4x2, 3, tanh, 3, relu"
+    x, xdot, dout = (np.random.default_rng(i).standard_normal((7, n)) for i, n in enumerate((5, 5, 1)))
+
+    def passes(net, tape, grads):
+        out = net.forward(x, tape, np.random.default_rng(0)).copy()
+        net.backward(dout, tape, grads[0], need_dx=False)
+        below = tape.buffers[0].dx.copy(), tape.buffers[1].dx.copy()
+        dx = net.backward(dout**2, tape, grads[1]).copy()
+        outdot = net.tangent(xdot, tape).copy()
+        net.backward_tangent(xdot, tape, grads[1], net.scratch())
+        return (out, dx, outdot), grads, below, tape
+
+    def work(rank, ranks):
+        ranks.use(Backend("numpy"))
+        team = parallel.Columns(ranks)
+        net = team.network(parse_layers(text, 5, 1), np, np.float64)
+        net.initialise(np.random.default_rng(0))
+        tape = net.training_tape(7)
+        if rank == 0:
+            for a in arrays_of(tape):
+                a[...] = np.nan
+        team.wait()
+        be_late(net, rank == late)
+        return passes(net, tape, [net.vector(), net.vector()])
+
+    alone = MLP(parse_layers(text, 5, 1), dtype=np.float64)
+    alone.initialise(np.random.default_rng(0))
+    expected, expected_grads, *_ = passes(alone, alone.tape(7), [alone.vector(), alone.vector()])
+    for rank, (results, grads, below, tape) in enumerate(by_threads(Threads(3), work)):
+        for a, b in zip(results, expected, strict=True):
+            assert np.abs(b).max() > 0 and np.allclose(a, b, rtol=1e-12, atol=1e-14)
+        for grad, whole in zip(grads, expected_grads, strict=True):
+            for mine, all_of_it in zip(filter(None, grad.layers), filter(None, whole.layers), strict=True):
+                rows = parallel.Columns(SimpleNamespace(rank=rank, size=3)).columns(len(mine[0]))
+                assert np.allclose(mine[0][rows], all_of_it[0][rows], rtol=1e-12, atol=1e-14)
+                assert np.allclose(mine[1], all_of_it[1], rtol=1e-12, atol=1e-14)
+        assert all(np.isnan(a).all() for a in below)
+        assert all(np.isnan(tape.buffers[i].e).all() for i in (1, 6, 7, 8))  # no curvature above, no weights below
+        assert not np.isnan(tape.buffers[4].e).any()
+
+
+def be_late(net, late):
+    for layer in net.layers:
+        if layer.shapes:
+            product = getattr(layer, "affine", layer)
+            product.matmul = lambda *a, **k: (late and time.sleep(0.002), np.matmul(*a, **k))[1]
+
+
+def test_a_pass_by_columns_does_not_write_what_the_one_before_needs():
+    def work(rank, ranks):
+        ranks.use(Backend("numpy"))
+        net = parallel.Columns(ranks).network(parse_layers("", 5, 6, "sigmoid"), np, np.float64)
+        tape, grad = net.training_tape(7), net.vector()
+        net.forward(np.ones((7, 5)), tape)
+        be_late(net, rank == 1)
+        for dout in (1, 100):
+            net.backward(np.full((7, 6), dout), tape, grad if dout == 1 else net.vector(), need_dx=False)
+        return grad.layers[0][0]
+
+    grads = by_threads(Threads(2), work)
+    assert (grads[0][:2] == 7 / 4).all() and (grads[1][2:] == 7 / 4).all()
+
+
+def arrays_of(tape):
+    """Every matrix of a tape that numbers can be written to, but not its x."""
+    for c in tape.buffers:
+        for a in (*vars(c).values(), *vars(getattr(c, "affine", SimpleNamespace())).values()):
+            if isinstance(a, np.ndarray) and a.ndim > 1 and a.dtype != bool:
+                yield a
+
+
+def test_a_tape_by_columns_lies_column_by_column(by_columns):
+    """A process's columns are one piece then, also of a long batch; and no two processes' begin on one cache line."""
+    for gan in trained_by_threads(2, "digits", batch_size=40, r2=0.1, steps=2):
+        for tape in (gan.tape_G, gan.tape_DG, gan.tape_D, gan.tape_D_real, gan.tape_D_fake):
+            assert type(tape) is columns.ColumnTape
+            for a in arrays_of(tape):
+                wide = a.reshape(len(a), -1)
+                assert np.shares_memory(wide, a) and (wide.strides[0] == a.itemsize or wide.shape[1] == 1)
+        for c in gan.tape_D.buffers:
+            assert c.out.ctypes.data % CACHE_LINE == 0
+
+
 def test_each_process_has_the_gradient_of_its_rows_only(by_columns):
     options = {
         "discriminator": "6, tanh, maxout 4x2",
@@ -272,14 +364,23 @@ def test_wide_networks_are_divided_by_columns_and_long_batches_by_rows(monkeypat
     assert team_of("600, tanh, 600, tanh", "600, sigmoid") is parallel.Columns
 
 
+def test_gpus_go_by_rows(by_columns):
+    def team(rank, ranks, xp):
+        ranks.use(SimpleNamespace(xp=xp))
+        return ranks.divide(*(parse_layers("6, relu", 5, 1) for _ in range(2)), 4, np.float32)
+
+    for xp, kind in ((np, parallel.Columns), (SimpleNamespace(), parallel.Ranks)):
+        assert {type(t) for t in by_threads(Threads(2), functools.partial(team, xp=xp))} == {kind}
+
+
 def test_columns_need_shared_memory(monkeypatch):
-    weights = 8 * 600 + 600 + 600 * 600 + 600 + 600 * 64 + 64 + 64 * 600 + 600 + 600 * 1 + 1
-    on_tapes = 12 * (600 * 4 + 64 * 2 + 3 * (600 * 2 + 1))
+    weights = 8 * 600 + 600 + 600 * 600 + 600 + 600 * 64 + 64 + 64 * 600 + 600 + 200 * 1 + 1
+    on_tapes = 12 * (600 * 4 + 64 * 2 + 3 * (600 + 1))  # of a maxout all its pieces
     needed = 2 * 4 * (3 * weights + 4 * on_tapes)
     monkeypatch.setattr(parallel.os.path, "isdir", lambda path: True)
     for free, team in ((needed, parallel.Columns), (needed - 1, parallel.Ranks)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
-        assert team_of() is team
+        assert team_of(discriminator="maxout 200x3") is team
 
 
 def test_a_run_by_columns_goes_on_alone_bit_for_bit(tmp_path, by_columns):
