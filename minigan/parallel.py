@@ -19,7 +19,7 @@ import traceback
 
 import numpy as np
 
-from minigan.backend import CACHE_LINE, empty, empty_batch
+from minigan.backend import CACHE_LINE, Backend, empty, empty_batch
 from minigan.columns import LAYERS, ColumnMLP
 from minigan.errors import MiniganError
 from minigan.mlp import MLP
@@ -39,7 +39,7 @@ class Agreed(int):
 class Alone:
     """One process: nothing to share. What the GAN uses unless it is told otherwise."""
 
-    rank, size, local_rank = 0, 1, None
+    rank, size, local_rank, local_size = 0, 1, None, 1
     part, parts = 0, 1  # of the rows of each batch: this process's, and how many there are
 
     def use(self, backend):
@@ -71,17 +71,22 @@ class Alone:
         """The largest of the processes' numbers: how a signal that reached one of them stops all."""
         return number
 
+    @property
+    def cores(self):
+        """How many of its machine's cores are for this process."""
+        return max(1, (os.cpu_count() or 1) // self.local_size)
+
 
 class Ranks(Alone):
-    """One of several MPI processes. ``MPI`` is mpi4py's module. ``local_rank``: its number among those of its machine.
-    The arrays of CuPy are staged through the host."""
+    """One of several MPI processes. ``MPI`` is mpi4py's module. ``local_rank``: its number among the ``local_size`` of
+    its machine. The arrays of CuPy are staged through the host."""
 
     def __init__(self, MPI, comm):
         self.MPI, self.comm = MPI, comm
         self.rank, self.size = self.part, self.parts = comm.Get_rank(), comm.Get_size()
         self._buffers, self._number = {}, np.zeros(1, np.int64)
         here = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self._on_one_machine = here.Get_rank(), here.Get_size() == self.size
+        self.local_rank, self.local_size = here.Get_rank(), here.Get_size()
         here.Free()
         self._shared = {}  # {a gradient's Vector: (the window it lies in, the mean of all, this process's part)}
 
@@ -156,7 +161,7 @@ class Ranks(Alone):
         import shutil  # with it comes all of compression: not when minigan is imported
 
         enough = not os.path.isdir(SHARED_MEMORY) or shutil.disk_usage(SHARED_MEMORY).free >= 2 * size
-        return not self.any(not (self._on_one_machine and enough))
+        return not self.any(not (self.local_size == self.size and enough))
 
     def average(self, array):
         host = self.backend.to_host(array)
@@ -297,7 +302,10 @@ def launched():
 
 
 def connect():
-    """The Ranks of this process, or Alone without an MPI launcher. Raises MiniganError if mpi4py is missing."""
+    """The Ranks of this process, or Alone without an MPI launcher. Raises MiniganError if mpi4py is missing.
+
+    NumPy's BLAS gets this process's share of the cores: with a thread for each, all would be in each other's way.
+    """
     if launched() == 1:
         return Alone()
     try:
@@ -307,4 +315,6 @@ def connect():
             f"{launched()} MPI processes were started and mpi4py cannot be used ({error}); "
             "pip install mpi4py, or start a single process without mpiexec"
         ) from error
-    return Ranks(MPI, MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else Alone()
+    ranks = Ranks(MPI, MPI.COMM_WORLD) if MPI.COMM_WORLD.Get_size() > 1 else Alone()
+    Backend("numpy").set_threads(ranks.cores)
+    return ranks

@@ -469,11 +469,11 @@ def test_mpiexec_with_two_ranks_trains_the_same_weights(tmp_path, units):
         assert np.allclose(one[theta], two[theta], rtol=1e-4, atol=1e-6)
 
 
-def mpi_of(monkeypatch, size):
+def mpi_of(monkeypatch, size, here=1):
     """mpi4py's module as one of ``size`` processes finds it; and the codes given to Abort."""
     codes = []
     world = SimpleNamespace(
-        Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append, Split_type=lambda kind: machine_of(0, 1)
+        Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append, Split_type=lambda kind: machine_of(0, here)
     )
     MPI = SimpleNamespace(COMM_WORLD=world, IN_PLACE=None, MAX="max", COMM_TYPE_SHARED=None)
     monkeypatch.setenv("PMI_SIZE", str(size))
@@ -507,14 +507,19 @@ def test_a_process_that_fails_ends_the_others(monkeypatch, capsys):
 
 
 def test_two_processes_are_ranks_and_one_is_alone(monkeypatch):
-    for size in (2, 3):
-        MPI, _ = mpi_of(monkeypatch, size)
+    """Each gets threads for its share of the cores of its machine."""
+    threads = []
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(Backend, "set_threads", lambda self, n: threads.append(n))
+    for size, on_this_machine in ((2, 1), (3, 3), (20, 10)):
+        MPI, _ = mpi_of(monkeypatch, size, on_this_machine)
         ranks = parallel.connect()
         assert isinstance(ranks, parallel.Ranks) and (ranks.rank, ranks.size, ranks.local_rank) == (1, size, 0)
     MPI.COMM_WORLD.Get_size = lambda: 1
     assert type(parallel.connect()) is parallel.Alone
     monkeypatch.setenv("PMI_SIZE", "x")
     assert type(parallel.connect()) is parallel.Alone
+    assert threads == [8, 2, 1, 8]
 
 
 def test_arrays_of_a_gpu_are_averaged_by_way_of_the_host():

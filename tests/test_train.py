@@ -1043,7 +1043,8 @@ def test_small_products_get_one_thread_and_large_ones_a_share_of_the_cores(monke
     train.choose_threads(gan)
     train.choose_threads(gan, small=385)
     for size in (1, 3, 9):
-        gan.ranks = SimpleNamespace(size=size)
+        gan.ranks = parallel.Alone()
+        gan.ranks.local_size = size
         train.choose_threads(gan, small=384)
     assert given == [1, 1, 8, 2, 1]
 
