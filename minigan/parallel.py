@@ -1,15 +1,18 @@
-"""Data-parallel training over MPI: N processes of batch B/N give the weights of one process of batch B.
+"""Several MPI processes that train one GAN: together they give the weights of one process.
 
     mpiexec -n 4 python train.py --batch-size 256
 
-Each process draws the same random numbers as one process alone would, and keeps its own rows of them; after each
-backward pass the processes' flat gradients are averaged. So all hold equal weights, always. Beside that, only a
-report's few numbers are averaged, and train.py asks after each step whether a signal, or the time to save, has come for
-one of them.
+All draw the random numbers that one process alone would. What they then divide is (``Ranks.divide``)
 
-Processes on one machine send nothing for it: their gradients, θ and the optimiser's state lie in memory that all of
-them see, and each updates its own part of θ. On several machines, on GPUs, or where there is too little of such memory,
-each flat gradient is averaged by an all-reduce, and each process updates a θ of its own.
+- the columns of every layer, on the CPUs of one machine, if the networks are wide (``Columns``, and columns.py): each
+  process has all rows of a batch, and what they compute lies in memory that all of them see;
+- else the rows of each batch (``Ranks``): N processes of batch B/N, and after each backward pass their flat gradients
+  are averaged. On the CPUs of one machine nothing is sent for it: gradients, θ and the optimiser's state lie in memory
+  that all see, and each updates its own part of θ. On several machines, on GPUs, or where there is too little of such
+  memory, each flat gradient is averaged by an all-reduce, and each process updates a θ of its own.
+
+So all hold equal weights, always. Beside that, by rows, a report's few numbers are averaged, and train.py asks after
+each step whether a signal, or the time to save, has come for one of them.
 """
 
 import math
@@ -65,7 +68,7 @@ class Alone:
         optimizer.update(params.flat, grad.flat, *numbers)
 
     def average(self, array):
-        """Replace a device array, on every process, by its mean over all processes."""
+        """Replace a device array, on every process, by its mean over those of all rows."""
 
     def any(self, number):
         """The largest of the processes' numbers: how a signal that reached one of them stops all."""
