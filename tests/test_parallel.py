@@ -24,6 +24,12 @@ OPTIONS = dict(generator="16, relu, dropout 0.9", discriminator="dropout 0.8, 16
                batch_size=12, latent_dim=8, steps=40, report_every=10, r1=0.1, backend="numpy")  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def nap_at_once(monkeypatch):
+    """A thread that only looks would keep the others from running."""
+    monkeypatch.setattr(parallel, "LOOKS", 0)
+
+
 class Threads:
     """A communicator whose ranks are threads, ``on_one_machine`` or each on one of its own."""
 
@@ -199,19 +205,46 @@ def test_processes_by_columns_wait_where_they_must(by_columns, monkeypatch):
     """One that is late is waited for, wherever it is late: else another reads what it has not written yet."""
     options = {**EVERY_LAYER, "steps": 4, "report_every": 2, "r2": 0.1, "dtype": "float64"}
     alone = GAN(**{**OPTIONS, **options}).fit(load("ring"))
-    wait, late, turns = parallel.Columns.wait, np.random.default_rng(0).random((3, 1000)) < 0.3, [0, 0, 0]
+    meet, late, turns = parallel.Ranks.meet, np.random.default_rng(0).random((3, 1000)) < 0.3, [0, 0, 0]
 
     def then_be_late(self):
-        wait(self)
+        meet(self)
         turns[self.rank] += 1
         if late[self.rank, turns[self.rank]]:
             time.sleep(0.003)
 
-    monkeypatch.setattr(parallel.Columns, "wait", then_be_late)
+    monkeypatch.setattr(parallel.Ranks, "meet", then_be_late)
     for gan in trained_by_threads(3, "ring", **options):
         assert np.allclose(gan.G.theta, alone.G.theta, rtol=1e-11, atol=1e-13)
         assert np.allclose(gan.D.theta, alone.D.theta, rtol=1e-11, atol=1e-13)
     assert turns[0] == turns[1] == turns[2] < 1000
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_who_waits_leaves_the_core_to_others(monkeypatch, size):
+    """The MPI library's own way to wait does not: it is asked only when all are there."""
+    naps, sleep = [0] * size, time.sleep
+
+    def nap(seconds):
+        assert seconds == parallel.NAP
+        naps[int(threading.current_thread().name)] += 1
+        sleep(seconds)
+
+    def work(rank, ranks):
+        ranks.meet()
+        window, found = ranks._meeting.window, []
+        fence = window.Fence
+        window.Fence = lambda: (found.append(naps[rank]), fence())
+        for late in range(size):
+            naps[rank] = 0
+            if rank == late:
+                sleep(0.02)
+            ranks.meet()
+        return found
+
+    monkeypatch.setattr(parallel.time, "sleep", nap)
+    for rank, found in enumerate(by_threads(Threads(size), work)):
+        assert len(found) == size and all(n > 5 for late, n in enumerate(found) if late != rank)
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
@@ -250,7 +283,7 @@ def test_passes_by_columns_wait_for_a_process_that_is_late_in_its_products(late)
             assert np.abs(b).max() > 0 and np.allclose(a, b, rtol=1e-12, atol=1e-14)
         for grad, whole in zip(grads, expected_grads, strict=True):
             for mine, all_of_it in zip(filter(None, grad.layers), filter(None, whole.layers), strict=True):
-                rows = parallel.Columns(SimpleNamespace(rank=rank, size=3)).columns(len(mine[0]))
+                rows = parallel.Columns(SimpleNamespace(rank=rank, size=3, meet=None)).columns(len(mine[0]))
                 assert np.allclose(mine[0][rows], all_of_it[0][rows], rtol=1e-12, atol=1e-14)
                 assert np.allclose(mine[1], all_of_it[1], rtol=1e-12, atol=1e-14)
         assert all(np.isnan(a).all() for a in below)
@@ -415,7 +448,8 @@ def test_too_little_shared_memory_is_not_used(monkeypatch):
         threads = Threads(2)
         build = lambda rank, ranks: GAN(ranks=ranks, **{**OPTIONS, "optimizer": "adam"}).build(load("digits"))
         gans = by_threads(threads, build)
-        took = sum(threads.given[:2]), sum(threads.given[2:])  # G's window is complete before D's is asked for
+        given = [nbytes for nbytes in threads.given if nbytes > CACHE_LINE]  # the others: where they meet
+        took = sum(given[:2]), sum(given[2:])  # G's window is complete before D's is asked for
         return np.shares_memory(gans[0].D.theta, gans[1].D.theta), took, gans[0]
 
     free.update({0: 1 << 30, 1: 1 << 30})
