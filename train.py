@@ -320,8 +320,8 @@ def carry_out(run, say, quiet):
 def choose_threads(gan, small=1e7):
     """One thread for NumPy's matrix products if they are small: a second one gains little then, and loses much as
     soon as the machine has other work. Otherwise all cores, shared among the processes."""
-    largest = 2 * gan.m * max(p[0].size for net in (gan.G, gan.D) for p in net.params.layers if p)
-    gan.backend_used.set_threads(1 if largest < small else gan.ranks.cores)
+    largest = 2 * gan.batch_size * max(p[0].size for net in (gan.G, gan.D) for p in net.params.layers if p)
+    gan.backend_used.set_threads(1 if largest / gan.ranks.size < small else gan.ranks.cores)
 
 
 class StopSignal:

@@ -162,7 +162,7 @@ def _state(gan):
 
 def _check_sizes(gan, arrays, meta, data, size):
     """Raise MiniganError, before any memory is taken, if the options ask for what a file of this size cannot be of."""
-    features, m, itemsize = meta["data"]["features"], gan.batch_size // gan.ranks.size, np.dtype(gan.dtype).itemsize
+    features, m, itemsize = meta["data"]["features"], gan.batch_size, np.dtype(gan.dtype).itemsize
     classes = len(_label_shares(meta["data"].get("label_shares")) or {}) if gan.conditional else gan.clusters
     asked = 3 * m * gan.report_every
     for name, layers, passes in (
@@ -205,6 +205,18 @@ def _cluster_of(gan, arrays):
     return arrays["cluster_of"] if gan.cluster_parts else np.arange(gan.clusters)
 
 
+def _spread(record, columns, halves):
+    """A record of logits, (steps, columns), from one of more or fewer rows of each batch, repeated or left out.
+
+    Processes that divide a batch record their own rows: then the next report is of the first one's. halves: 2 if the
+    real rows' logits stand before the fake ones'. Raises ValueError for a record that has no such halves.
+    """
+    steps, m = len(record), record.shape[1] // halves
+    if not m or m * halves != record.shape[1]:
+        raise ValueError(f"a record has {record.shape[1]} logits for each step")
+    return record.reshape(steps, halves, m)[..., np.arange(columns // halves) % m].reshape(steps, columns)
+
+
 def _restore(gan, arrays, meta, data):
     about = meta["data"]
     trained_on = data or Dataset(
@@ -224,12 +236,10 @@ def _restore(gan, arrays, meta, data):
         value = arrays[name]
         if value.shape == out.shape and value.dtype == out.dtype:
             out[...] = gan.backend_used.to_device(value)
-        elif not (name.startswith("record_") and value.dtype == out.dtype and value.shape[:1] == out.shape[:1]):
+        elif name.startswith("record_") and value.dtype == out.dtype and value.ndim == 2 and len(value) == len(out):
+            out[...] = gan.backend_used.to_device(_spread(value, out.shape[1], halves=2 if name == "record_D" else 1))
+        else:
             _refuse(name, value, out.dtype, out.shape)
-        elif data is not None and len(value):  # else nobody will need what another number of processes has recorded
-            raise MiniganError(
-                "the checkpoint was saved between two reports by another number of processes; start as many to go on"
-            )
     for optimizer, powers in zip((gan.optimizer_G, gan.optimizer_D), meta["powers"], strict=True):
         if len(powers) != len(optimizer.powers) or not all(-1 <= power <= 1 for power in powers):
             raise ValueError(f"powers are {powers}")

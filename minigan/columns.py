@@ -52,17 +52,14 @@ class ColumnMLP(MLP):
 
     def _in_common(self, tape, left):
         """``tape`` with new arrays for all but what is ``left`` there, column by column; some of them all can see."""
-        sizes, buffers = [], lambda new: [replaced(c, names, new) for c, names in zip(tape.buffers, left, strict=True)]
-        buffers(lambda name, a: sizes.append(a.nbytes if name in SEEN_BY_ALL else 0))
-        memory = iter(self.team.memory(sizes))
 
         def new(name, a):
-            piece = next(memory)
             if name in SEEN_BY_ALL:
-                return piece.view(a.dtype).reshape((len(a), -1), order="F").reshape(a.shape)
+                return self.team.memory(a.nbytes).view(a.dtype).reshape((len(a), -1), order="F").reshape(a.shape)
             return a if a.ndim == 1 else empty_batch(np, a.shape, a.dtype, wide=True)
 
-        return ColumnTape(tape.x, buffers(new), self.stages)
+        buffers = [replaced(c, names, new) for c, names in zip(tape.buffers, left, strict=True)]
+        return ColumnTape(tape.x, buffers, self.stages)
 
     @together
     def forward(self, x, tape, rng=None, params=None):
@@ -98,8 +95,13 @@ class ColumnMLP(MLP):
 
     @together
     def backward_tangent(self, xdot, tape, grad, scratch):
+        """xdot: the one that the tangent pass before has seen."""
         e = own = None
-        for stage, at in self._meeting(tape):
+        for stage, at in reversed(tape.pairs):
+            if (
+                stage.product and e is not None
+            ):  # all else that others have written was complete at the end of ``tangent``
+                self.team.wait()
             given = stage.layer.backward_tangent(
                 e if stage.product else own, at.delta, at.x_own, at.xdot_own, stage.rows(self.params), at.own,
                 stage.rows(grad), stage.rows(scratch), need_e=stage.i > self._lowest,
@@ -116,7 +118,7 @@ class ColumnMLP(MLP):
         for stage, at in tape.pairs if forward else reversed(tape.pairs):
             if stage.i < lowest:
                 break
-            if first or stage.product or (forward and stage.pieces > 1):
+            if first or stage.product or (forward and stage.pieces):
                 self.team.wait()
                 first = False
             yield stage, at
@@ -131,7 +133,7 @@ class Stage:
     def __init__(self, layer, i, team):
         self.layer, self.i, self.product = layer, i, isinstance(layer, Linear)
         self.ins, self.outs = team.columns(layer.n_in), team.columns(layer.n_out)
-        self.pieces = getattr(layer, "pieces", 1)
+        self.pieces = getattr(layer, "pieces", None)  # only a Pick has any
 
     def columns(self, vector):
         """(W, b) for the forward pass: its columns of what goes out."""
@@ -146,7 +148,7 @@ class Stage:
 
     def own(self, a):
         """Its columns of what comes in, (n, in), or of each of the pieces that lie side by side there."""
-        return a[:, self.ins] if self.pieces == 1 else a.reshape(len(a), self.pieces, -1)[..., self.ins]
+        return a[:, self.ins] if self.pieces is None else a.reshape(len(a), self.pieces, -1)[..., self.ins]
 
     def own_array(self, name, a):
         """Its columns of one of the layer's arrays; a vector is for all of them."""
@@ -190,14 +192,14 @@ class ColumnTape(Tape):
             at.own = replaced(c, ("affine",), stage.own_array)
             at.x_own, at.dx_own, at.e_own = map(stage.own, (at.x, at.dx, at.e))
             at.xdot_own = None if tangent is None else stage.own(tangent)
-            # One process alone would draw it lying so.
+            # NumPy draws in the order of memory, so this lies as it would for one process alone.
             at.drawn = empty_batch(np, x.shape, c.uniform.dtype) if isinstance(stage.layer, Dropout) else None
             self.pairs.append((stage, at))
             x, tangent = at.out, c.tangent
 
 
 class OwnColumns:
-    """A random generator that draws all columns, into ``drawn`` (n, all), and gives some."""
+    """A random generator that draws all columns, into ``drawn`` (n, all), and gives some of them."""
 
     def __init__(self, rng, drawn, columns):
         self.rng, self.drawn, self.columns = rng, drawn, columns

@@ -14,8 +14,8 @@ reaches its value through the curvature of layers above (None: zero); ``scratch`
 ``leaves`` names what ``forward`` writes to ``c`` beside ``out`` for the other passes, if it does.
 
 All arrays have the batch as their first axis. ``n`` rows, ``in`` and ``out`` columns. Every array is
-allocated once, in ``buffers`` (or by ``MLP.tape_for_backward``), and each pass writes into it, so the passes allocate
-nothing. How the arrays lie in memory changes only the speed: see ``backend.empty_batch``.
+allocated once, in ``buffers`` (or where a tape needs others, see mlp.py), and each pass writes into it, so the passes
+allocate nothing. How the arrays lie in memory changes only the speed: see ``backend.empty_batch``.
 
 On a CPU the fastest way through an element-wise pass is a few vectorised functions; on a GPU it is a kernel of its own,
 the same formula in C.

@@ -67,7 +67,7 @@ def _rows(c, rows):
 
 
 def replaced(c, left, new):
-    """A layer's buffers with new(name, array) in place of every array but those whose names are ``left`` alone."""
+    """A layer's buffers with new(name, array) in place of every array, but for those with a name in ``left``."""
     result = {}
     for name, a in vars(c).items():
         if name in left:

@@ -30,7 +30,7 @@ from minigan.mlp import MLP
 from minigan.optim import CACHE_PIECE
 
 LOOKS, NAP = 1000, 50e-6  # at whether the others have come, 50 µs in all; then seconds to sleep before each other one
-WAITING = 100_000  # numbers that two processes can pass on while they wait, layer by layer, for each other: measured
+WAITING = 60_000  # numbers that processes can pass on while they wait, layer by layer, for each other: measured
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps it. In a container it may be little; the system ends who writes beyond
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
@@ -113,8 +113,9 @@ class Ranks(Alone):
         possible = self.backend.xp is np and all(type(layer) in LAYERS for layer in layers)
         if not possible or weights < on_tapes + WAITING:
             return self
-        # θ and two vectors of the optimiser; of each number on a tape the gradient, and as much again for R1's passes.
-        return Columns(self) if self._can_share((3 * weights + 4 * on_tapes) * np.dtype(dtype).itemsize) else self
+        # θ and two vectors of the optimiser; four arrays of each layer, and for R1 and R2 some of them once more.
+        nbytes = (3 * weights + 6 * on_tapes) * np.dtype(dtype).itemsize
+        return Columns(self, nbytes) if self._can_share(nbytes) else self
 
     def share(self, rng, parts=1):
         return _Share(rng, self, parts)
@@ -200,10 +201,18 @@ class Ranks(Alone):
 
 
 class Columns(Alone):
-    """The processes of one machine, each of which does its columns of every layer for all rows: see columns.py."""
+    """The processes of one machine, each of which does its columns of every layer for all rows: see columns.py.
 
-    def __init__(self, ranks):
+    All of them draw and report the same numbers, so there is nothing to share or to average.
+    """
+
+    def __init__(self, ranks, nbytes):
+        """nbytes: about what the arrays of one GAN take that all see; it is asked for at once, and for more if need be.
+
+        The MPI library never gets it back, and MPICH ends a program that has asked for it some two thousand times.
+        """
         self.ranks, self.rank, self.size, self.wait = ranks, ranks.rank, ranks.size, ranks.meet
+        self._nbytes, self._left = nbytes, np.empty(0, np.uint8)
 
     def columns(self, n):
         """This process's of n columns."""
@@ -212,17 +221,19 @@ class Columns(Alone):
     def network(self, layers, xp, dtype):
         return ColumnMLP(layers, self, dtype)
 
-    def memory(self, sizes):
-        """Memory that all processes see: an array of bytes of each size, which begins with a cache line."""
-        lines = [math.ceil(size / CACHE_LINE) * CACHE_LINE for size in sizes]
-        window = self.ranks.window(sum(lines) + CACHE_LINE if self.rank == 0 else 0)
-        memory = np.frombuffer(window.Shared_query(0)[0], np.uint8)
-        starts = np.cumsum([-memory.ctypes.data % CACHE_LINE, *lines])[:-1]
-        return [memory[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    def memory(self, nbytes):
+        """So many bytes of memory, an array, that all processes see; it begins with a cache line."""
+        lines = math.ceil(nbytes / CACHE_LINE) * CACHE_LINE
+        if lines > len(self._left):
+            window = self.ranks.window(max(lines, self._nbytes) + CACHE_LINE if self.rank == 0 else 0)
+            memory = np.frombuffer(window.Shared_query(0)[0], np.uint8)
+            self._left = memory[-memory.ctypes.data % CACHE_LINE :]
+        piece, self._left = self._left[:nbytes], self._left[lines:]
+        return piece
 
     def share_memory(self, params, state, grad):
         vectors = [params.flat, *state.values()]
-        common = [piece.view(params.flat.dtype) for piece in self.memory([vector.nbytes for vector in vectors])]
+        common = [self.memory(vector.nbytes).view(vector.dtype) for vector in vectors]
         if self.rank == 0:
             for new, vector in zip(common, vectors, strict=True):
                 new[...] = vector
@@ -233,7 +244,7 @@ class Columns(Alone):
     def descend(self, optimizer, params, grad, numbers):
         """Each process updates its rows of every W, of which it has the gradient; the last one also b, behind them.
 
-        Nobody reads others meanwhile: a backward pass needs none, and at the end of a forward pass all have waited.
+        Nobody else reads them meanwhile: backward passes need no others, forward and tangent passes end with a wait.
         """
         start = 0
         for (n_in, n_out), _ in filter(None, params.shapes):

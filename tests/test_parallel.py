@@ -50,7 +50,7 @@ class Threads:
             array[...] = op(exchange(array.copy()), axis=0)
 
         def Allocate_shared(nbytes, unit, comm):
-            memories = exchange(bytearray(nbytes))
+            memories = exchange(memoryview(bytearray(nbytes + 8))[8:])  # it may begin anywhere
             self.given.append(nbytes)
             return SimpleNamespace(Shared_query=lambda of: (memories[of], unit), Fence=self.barrier.wait)
 
@@ -126,10 +126,30 @@ def test_ranks_without_averaging_drift_apart(monkeypatch, on_one_machine):
         assert not np.allclose(gans[0].D.theta, gans[1].D.theta, rtol=2e-4, atol=2e-5)
 
 
-def test_processes_by_columns_send_nothing(by_columns):
+def test_processes_by_columns_send_nothing_and_take_memory_once(by_columns):
     threads = Threads(2)
-    by_threads(threads, lambda rank, ranks: GAN(ranks=ranks, **OPTIONS).fit(load("digits")))
+    gan = by_threads(threads, lambda rank, ranks: GAN(ranks=ranks, **OPTIONS).fit(load("digits")))[0]
     assert set(threads.calls) == {1}  # whether all have a backend of one kind, and enough memory
+    taken = sorted(threads.given)[::-1]
+    assert taken[1:] == [CACHE_LINE, CACHE_LINE, 0]  # where they meet; the second process takes nothing else
+    assert 2 * (gan.G.theta.nbytes + gan.D.theta.nbytes) < taken[0]
+
+
+def test_more_memory_is_asked_for_if_need_be():
+    def work(rank, ranks):
+        team, pieces = parallel.Columns(ranks, 1000), []
+        for nbytes in (500, 400, 200, 5000, 100):
+            pieces.append(team.memory(nbytes))
+            if rank == 1:
+                pieces[-1][:] = len(pieces)
+            team.wait()
+        assert [len(piece) for piece in pieces] == [500, 400, 200, 5000, 100]
+        assert not any(piece.ctypes.data % CACHE_LINE for piece in pieces)
+        return [set(piece.tolist()) for piece in pieces]
+
+    threads = Threads(2)
+    assert by_threads(threads, work) == [[{1}, {2}, {3}, {4}, {5}]] * 2
+    assert len([nbytes for nbytes in threads.given if nbytes > CACHE_LINE]) == 4
 
 
 def test_processes_of_one_machine_send_no_gradients():
@@ -182,6 +202,7 @@ def by_columns(monkeypatch):
 @pytest.mark.parametrize("options", [
     {}, {"update": "simultaneous", "r2": 0.1}, {"optimizer": "adam", "lr": 1e-3, "k": 2}, {"r1": 0, "r2": 0.1},
     {"r1": 0, "clusters": 3}, {"conditional": True}, {"generator": "", "discriminator": "maxout 2x3"},
+    {"generator": "maxout 12x1, maxout 5x1", "discriminator": "6, relu, maxout 12x1"},
     {"generator": "40, relu", "discriminator": "40, relu", "batch_size": 13},
 ])  # fmt: skip
 def test_n_processes_by_columns_are_one_process(by_columns, options, size):
@@ -264,7 +285,7 @@ def test_passes_by_columns_wait_for_a_process_that_is_late_in_its_products(late)
 
     def work(rank, ranks):
         ranks.use(Backend("numpy"))
-        team = parallel.Columns(ranks)
+        team = parallel.Columns(ranks, 0)
         net = team.network(parse_layers(text, 5, 1), np, np.float64)
         net.initialise(np.random.default_rng(0))
         tape = net.training_tape(7)
@@ -283,7 +304,7 @@ def test_passes_by_columns_wait_for_a_process_that_is_late_in_its_products(late)
             assert np.abs(b).max() > 0 and np.allclose(a, b, rtol=1e-12, atol=1e-14)
         for grad, whole in zip(grads, expected_grads, strict=True):
             for mine, all_of_it in zip(filter(None, grad.layers), filter(None, whole.layers), strict=True):
-                rows = parallel.Columns(SimpleNamespace(rank=rank, size=3, meet=None)).columns(len(mine[0]))
+                rows = parallel.Columns(SimpleNamespace(rank=rank, size=3, meet=None), 0).columns(len(mine[0]))
                 assert np.allclose(mine[0][rows], all_of_it[0][rows], rtol=1e-12, atol=1e-14)
                 assert np.allclose(mine[1], all_of_it[1], rtol=1e-12, atol=1e-14)
         assert all(np.isnan(a).all() for a in below)
@@ -301,7 +322,7 @@ def be_late(net, late):
 def test_a_pass_by_columns_does_not_write_what_the_one_before_needs():
     def work(rank, ranks):
         ranks.use(Backend("numpy"))
-        net = parallel.Columns(ranks).network(parse_layers("", 5, 6, "sigmoid"), np, np.float64)
+        net = parallel.Columns(ranks, 0).network(parse_layers("", 5, 6, "sigmoid"), np, np.float64)
         tape, grad = net.training_tape(7), net.vector()
         net.forward(np.ones((7, 5)), tape)
         be_late(net, rank == 1)
@@ -409,7 +430,7 @@ def test_gpus_go_by_rows(by_columns):
 def test_columns_need_shared_memory(monkeypatch):
     weights = 8 * 600 + 600 + 600 * 600 + 600 + 600 * 64 + 64 + 64 * 600 + 600 + 200 * 1 + 1
     on_tapes = 12 * (600 * 4 + 64 * 2 + 3 * (600 + 1))  # of a maxout all its pieces
-    needed = 2 * 4 * (3 * weights + 4 * on_tapes)
+    needed = 2 * 4 * (3 * weights + 6 * on_tapes)
     monkeypatch.setattr(parallel.os.path, "isdir", lambda path: True)
     for free, team in ((needed, parallel.Columns), (needed - 1, parallel.Ranks)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
@@ -587,13 +608,34 @@ def test_processes_with_and_without_a_gpu_do_not_mix():
         assert one == other and "--backend numpy" in one
 
 
-def test_a_run_between_two_reports_needs_as_many_processes(tmp_path):
-    gan = trained_by_threads(2, "digits")[0]
-    gan.train_step = None
-    gan.step += 3
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize("to_columns", [False, True])
+def test_between_two_reports_any_number_of_processes_can_go_on(tmp_path, monkeypatch, first, then, to_columns):
+    """The next report is then of the rows that the first of the processes before has seen."""
+    options = dict(steps=20, dtype="float64", lr_end=1.0, report_every=10)
+
+    def until(step, rank, ranks):
+        if step == 13:
+            gan = GAN(ranks=ranks, **{**OPTIONS, **options}).build(load("digits"))
+        else:
+            gan = checkpoint.load(tmp_path, load("digits"), ranks=ranks)[0]
+        while gan.step < step:
+            gan.train_step()
+        return gan
+
+    go = lambda step, size: by_threads(Threads(size), functools.partial(until, step))[0]
+    gan = go(13, first) if first > 1 else until(13, 0, None)
     checkpoint.save(tmp_path, gan)
-    with pytest.raises(MiniganError, match="between two reports by another number of processes"):
-        checkpoint.load(tmp_path, gan.data)
+    if to_columns:
+        monkeypatch.setattr(parallel, "WAITING", -math.inf)
+    later = go(20, then) if then > 1 else until(20, 0, None)
+    whole = GAN(**{**OPTIONS, **options}).fit(load("digits"))
+    assert np.allclose(later.G.theta, whole.G.theta, rtol=1e-9, atol=1e-12)
+    m, rows = gan.m, np.arange(later.m) % gan.m  # of the batch's first rows, those that are recorded
+    for half in (0, 1):
+        before, after = gan.record_D[:3, half * m :], later.record_D[:3, half * later.m : (half + 1) * later.m]
+        assert np.array_equal(after, before[:, rows])
+    assert np.array_equal(later.record_G[:3], gan.record_G[:3][:, rows])
 
 
 @pytest.mark.parametrize("first, then", [(1, 2), (2, 1), (2, 3)])

@@ -1042,11 +1042,12 @@ def test_small_products_get_one_thread_and_large_ones_a_share_of_the_cores(monke
     monkeypatch.setattr(gan.backend_used, "set_threads", given.append)
     train.choose_threads(gan)
     train.choose_threads(gan, small=385)
-    for size in (1, 3, 9):
+    for size in (1, 3, 9):  # by rows or by columns, each process does its part of a product
         gan.ranks = parallel.Alone()
-        gan.ranks.local_size = size
-        train.choose_threads(gan, small=384)
-    assert given == [1, 1, 8, 2, 1]
+        gan.ranks.local_size = gan.ranks.size = size
+        train.choose_threads(gan, small=384 / size)
+        train.choose_threads(gan, small=385 / size)
+    assert given == [1, 1, 8, 1, 2, 1, 1, 1]
 
 
 def test_a_resumed_run_is_shared_by_the_processes_too(fast, monkeypatch):
