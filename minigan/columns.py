@@ -98,9 +98,7 @@ class ColumnMLP(MLP):
         """xdot: the one that the tangent pass before has seen."""
         e = own = None
         for stage, at in reversed(tape.pairs):
-            if (
-                stage.product and e is not None
-            ):  # all else that others have written was complete at the end of ``tangent``
+            if stage.product and e is not None:  # all else was complete at the end of the tangent pass
                 self.team.wait()
             given = stage.layer.backward_tangent(
                 e if stage.product else own, at.delta, at.x_own, at.xdot_own, stage.rows(self.params), at.own,

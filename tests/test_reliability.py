@@ -451,6 +451,11 @@ def test_every_recipe_of_mnist_can_be_cut_and_resumed_without_a_download(recipe,
         (lambda meta, arrays: arrays.update(order=np.zeros((20, 3))), "'order' is float64"),
         (lambda meta, arrays: arrays.update(shift=np.zeros(10**6, np.float32)), "'shift' is float32"),
         (lambda meta, arrays: arrays.update({"/etc/x": np.zeros(3)}), "it holds /etc/x"),
+        (lambda meta, arrays: arrays.update(record_D=np.zeros((1, 7), np.float32)), "a record has 7 logits"),
+        (lambda meta, arrays: arrays.update(record_G=np.zeros((1, 0), np.float32)), "a record has 0 logits"),
+        (lambda meta, arrays: arrays.update(record_G=np.zeros((2, 4), np.float32)), "'record_G' is float32"),
+        (lambda meta, arrays: arrays.update(record_G=np.zeros(1, np.float32)), "'record_G' is float32"),
+        (lambda meta, arrays: arrays.update(record_D=np.zeros((1, 6))), "'record_D' is float64"),
     ],
 )
 def test_a_forged_checkpoint_asks_in_vain(change, part, tmp_path, monkeypatch):
