@@ -198,7 +198,7 @@ def by_columns(monkeypatch):
     monkeypatch.setattr(parallel, "WAITING", -math.inf)
 
 
-@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("size", [2, 5])
 @pytest.mark.parametrize("options", [
     {}, {"update": "simultaneous", "r2": 0.1}, {"optimizer": "adam", "lr": 1e-3, "k": 2}, {"r1": 0, "r2": 0.1},
     {"r1": 0, "clusters": 3}, {"conditional": True}, {"generator": "", "discriminator": "maxout 2x3"},
@@ -207,7 +207,7 @@ def by_columns(monkeypatch):
 ])  # fmt: skip
 def test_n_processes_by_columns_are_one_process(by_columns, options, size):
     """The same bits but for a last one: one process adds up the terms of each product in another order at most."""
-    options = {**EVERY_LAYER, "dtype": "float64", **options}
+    options = {**EVERY_LAYER, "dtype": "float64", "steps": 20, **options}
     data = "digits" if options.get("conditional") else "ring"
     alone, gans = GAN(**{**OPTIONS, **options}).fit(load(data)), trained_by_threads(size, data, **options)
     for gan in gans:
