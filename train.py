@@ -40,7 +40,8 @@ def main(argv=None):
         return 141
     except OSError as error:
         message = f"{error.filename or 'a file'} cannot be used ({error.strerror or error}); mend that first"
-    print("train.py:", message.replace("\n", " "), file=sys.stderr)
+    # One write: the sentences of several processes would run into each other.
+    sys.stderr.write("train.py: " + message.replace("\n", " ") + "\n")
     return 2
 
 

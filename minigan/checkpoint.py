@@ -205,11 +205,11 @@ def _cluster_of(gan, arrays):
     return arrays["cluster_of"] if gan.cluster_parts else np.arange(gan.clusters)
 
 
-def _spread(record, columns, halves):
+def _of_other_rows(record, columns, halves):
     """A record of logits, (steps, columns), from one of more or fewer rows of each batch, repeated or left out.
 
-    Processes that divide a batch record their own rows: then the next report is of the first one's. halves: 2 if the
-    real rows' logits stand before the fake ones'. Raises ValueError for a record that has no such halves.
+    Processes that divide a batch record their own rows, and the first one saves. halves: 2 if the real rows' logits
+    stand before the fake ones'. Raises ValueError for a record that has no such halves.
     """
     steps, m = len(record), record.shape[1] // halves
     if not m or m * halves != record.shape[1]:
@@ -237,7 +237,9 @@ def _restore(gan, arrays, meta, data):
         if value.shape == out.shape and value.dtype == out.dtype:
             out[...] = gan.backend_used.to_device(value)
         elif name.startswith("record_") and value.dtype == out.dtype and value.ndim == 2 and len(value) == len(out):
-            out[...] = gan.backend_used.to_device(_spread(value, out.shape[1], halves=2 if name == "record_D" else 1))
+            out[...] = gan.backend_used.to_device(
+                _of_other_rows(value, out.shape[1], halves=2 if name == "record_D" else 1)
+            )
         else:
             _refuse(name, value, out.dtype, out.shape)
     for optimizer, powers in zip((gan.optimizer_G, gan.optimizer_D), meta["powers"], strict=True):

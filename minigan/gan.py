@@ -328,6 +328,8 @@ class GAN(Options):
         real, fake = self.record_D[:n, : self.m], self.record_D[:n, self.m :]
         x_real, x_fake = self.tape_D.x[: self.m, : self.data.features], self.tape_D.x[self.m :, : self.data.features]
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that has diverged
+            means = xp.stack([x_fake.mean(0), x_real.mean(0)])
+            self.team.average(means)  # else each part of a batch would be measured against its own
             V = losses.value(real, fake, xp)
             numbers = {
                 "V": V,
@@ -335,13 +337,14 @@ class GAN(Options):
                 "loss_G": losses.generator_loss(self.record_G[:n], self.loss, xp),
                 "D_real": losses.sigmoid(real, xp).mean(),
                 "D_fake": losses.sigmoid(fake, xp).mean(),
-                "spread": x_fake.var(0).mean() ** 0.5,
-                "spread_real": x_real.var(0).mean() ** 0.5,
+                "spread": xp.square(x_fake - means[0]).mean(0).mean(),
+                "spread_real": xp.square(x_real - means[1]).mean(0).mean(),
                 "weights": self.G.theta.sum() + self.D.theta.sum(),
             }
         values = self.backend_used.to_host(xp.stack(list(numbers.values())))
         self.team.average(values)
         numbers = dict(zip(numbers, values.tolist(), strict=True))
+        numbers["spread"], numbers["spread_real"] = numbers["spread"] ** 0.5, numbers["spread_real"] ** 0.5
         numbers = {"step": self.step, **numbers, "lr": self.learning_rate(self.lr)}
         if not np.isfinite([numbers["V"], numbers["loss_G"], numbers.pop("weights")]).all():
             raise Diverged(
@@ -412,7 +415,7 @@ class GAN(Options):
         if rest:
             raise MiniganError(
                 f"batch size {self.batch_size} cannot be shared by {self.ranks.size} processes; "
-                f"use a multiple of {self.ranks.size}"
+                f"use a multiple of {self.ranks.size}, or start as many processes as divide it"
             )
         m = self.m
         self.G, self.D = (self.team.network(layers, xp, self.dtype) for layers in (G_layers, D_layers))

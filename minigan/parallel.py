@@ -30,7 +30,7 @@ from minigan.mlp import MLP
 from minigan.optim import CACHE_PIECE
 
 LOOKS, NAP = 1000, 50e-6  # at whether the others have come, 50 µs in all; then seconds to sleep before each other one
-WAITING = 60_000  # numbers that processes can pass on while they wait, layer by layer, for each other: measured
+WAITING = 60_000  # waiting layer by layer costs as much as passing on so many numbers: measured
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps it. In a container it may be little; the system ends who writes beyond
 
 # What the usual MPI launchers (Open MPI, MPICH and its relatives) tell a process: how many of it there are.
@@ -103,8 +103,8 @@ class Ranks(Alone):
             raise MiniganError("some of the processes have a GPU that works and others have none; use --backend numpy")
 
     def divide(self, layers_G, layers_D, batch_size, dtype):
-        """By columns of the layers, on one machine, if that is less work: the processes then pass on to each other what
-        is on the tapes, and wait for it; otherwise, by rows of the batch, a gradient for each weight.
+        """By columns of the layers, on the CPUs of one machine, if less is passed on so between the processes: each
+        number on the tapes, and they wait for it. By rows of the batch it is a gradient for each weight.
         """
         widths = [sum(getattr(layer, "affine", layer).n_out for layer in layers) for layers in (layers_G, layers_D)]
         on_tapes = batch_size * (widths[0] + 3 * widths[1])  # D sees 2m rows in its own step, m in G's
@@ -123,7 +123,8 @@ class Ranks(Alone):
     def share_memory(self, params, state, grad):
         """Let θ and the optimiser's state lie in memory that all processes see, and each one's gradient beside it.
 
-        Nothing changes for processes on several machines, with GPUs, or where there is too little such memory.
+        Nothing changes for processes on several machines, with GPUs, or where there is too little such memory. The MPI
+        library never gets it back, and MPICH crashes after some thousand GANs.
         """
         if self.backend.xp is not np:
             return
@@ -209,7 +210,7 @@ class Columns(Alone):
     def __init__(self, ranks, nbytes):
         """nbytes: about what the arrays of one GAN take that all see; it is asked for at once, and for more if need be.
 
-        The MPI library never gets it back, and MPICH ends a program that has asked for it some two thousand times.
+        The MPI library never gets it back, and MPICH crashes when it has been asked some two thousand times.
         """
         self.ranks, self.rank, self.size, self.wait = ranks, ranks.rank, ranks.size, ranks.meet
         self._nbytes, self._left = nbytes, np.empty(0, np.uint8)
@@ -261,7 +262,8 @@ class _Meeting:
     """Where the processes of a machine wait for each other. ``window`` has a cache line of each.
 
     MPI's own way is to look without a pause. Where another program has a core for itself for a while, the process that
-    waits then keeps the other core from the one that is late: a step took 15 times as long, and so it takes 3 times.
+    waits then keeps the other core from the one that is late: with a busy program on one of two cores a step by columns
+    took 15 times as long as on an idle machine, with naps it takes 3 times as long.
     """
 
     def __init__(self, window, rank, size):

@@ -106,7 +106,7 @@ def test_n_ranks_of_batch_b_over_n_are_one_process_of_batch_b(data, options, on_
         assert np.allclose(gans[0].G.theta, alone.G.theta, rtol=2e-4, atol=2e-5)
         assert np.allclose(gans[0].D.theta, alone.D.theta, rtol=2e-4, atol=2e-5)
         for one, several in zip(alone.history, gans[0].history, strict=True):
-            assert one["V"] == pytest.approx(several["V"], abs=1e-4)
+            assert one == pytest.approx(several, abs=1e-4)  # the spread is that of the whole batch, too
 
 
 def test_one_machine_or_several_give_the_same_bits():
