@@ -321,9 +321,10 @@ class _Share:
 
 
 def guarded(main):
-    """Run main() and return its exit code; if it fails on one of several processes, end them all.
+    """Run main() and return its exit code; if it fails on some of several processes, end them all.
 
-    Without this the others would wait for ever where they next meet.
+    Without this the others would wait for ever where they next meet. If all fail, each ends by itself: MPICH does not
+    give back the shared memory of those that are ended.
     """
     try:
         code = main()
@@ -332,9 +333,19 @@ def guarded(main):
             traceback.print_exc()
             _abort(1)
         raise
-    if code in (2, 130, 141) and not isinstance(code, Agreed) and _connected():
+    if code in (2, 130, 141) and not isinstance(code, Agreed) and _connected() and not _all_come():
         _abort(code)
     return code
+
+
+def _all_come(seconds=1):
+    """Whether all processes come here within so many seconds."""
+    request, until = sys.modules["mpi4py.MPI"].COMM_WORLD.Ibarrier(), time.monotonic() + seconds
+    while not request.Test():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _connected():

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import math
 import os
 import shutil
@@ -528,7 +529,11 @@ def mpi_of(monkeypatch, size, here=1):
     """mpi4py's module as one of ``size`` processes finds it; and the codes given to Abort."""
     codes = []
     world = SimpleNamespace(
-        Get_rank=lambda: 1, Get_size=lambda: size, Abort=codes.append, Split_type=lambda kind: machine_of(0, here)
+        Get_rank=lambda: 1,
+        Get_size=lambda: size,
+        Abort=codes.append,
+        Split_type=lambda kind: machine_of(0, here),
+        Ibarrier=lambda: SimpleNamespace(Test=lambda: False),
     )
     MPI = SimpleNamespace(COMM_WORLD=world, IN_PLACE=None, MAX="max", COMM_TYPE_SHARED=None)
     monkeypatch.setenv("PMI_SIZE", str(size))
@@ -538,7 +543,9 @@ def mpi_of(monkeypatch, size, here=1):
 
 
 def test_a_process_that_fails_ends_the_others(monkeypatch, capsys):
-    codes = mpi_of(monkeypatch, 2)[1]
+    MPI, codes = mpi_of(monkeypatch, 2)
+    clock = itertools.count(0, 0.1)
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: next(clock))
 
     def fails():
         raise OSError("no disk")
@@ -554,6 +561,8 @@ def test_a_process_that_fails_ends_the_others(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parallel.guarded(leaves)
     assert codes == [1, 2, 130, 141]
+    MPI.COMM_WORLD.Ibarrier = lambda: SimpleNamespace(Test=iter([False, False, True]).__next__)  # the others, too
+    assert parallel.guarded(lambda: 2) == 2 and codes == [1, 2, 130, 141]
     monkeypatch.setenv("PMI_SIZE", "1")  # alone
     assert parallel.guarded(lambda: 2) == 2
     with pytest.raises(OSError):
@@ -653,6 +662,33 @@ def test_after_a_report_any_number_of_processes_can_go_on(tmp_path, first, then)
     gan = by_threads(Threads(then), go_on)[0] if then > 1 else go_on(0, None)
     whole = GAN(**{**OPTIONS, **options, "steps": 30}).fit(load("digits"))
     assert np.allclose(gan.G.theta, whole.G.theta, rtol=1e-9, atol=1e-12) and gan.step == 30
+
+
+@pytest.mark.skipif(mpiexec() is None, reason="pip install mpi4py mpich")
+@pytest.mark.parametrize("of", ["all", "one"])
+def test_a_mistake_ends_mpiexec_with_a_sentence_and_gives_memory_back(tmp_path, of):
+    """Of one of the processes: the other one, which waits for it, has to be ended."""
+    script = f"""
+import os, sys, train
+from minigan import GAN, MiniganError, load, parallel
+
+def main(argv=None):
+    gan = GAN(ranks=parallel.connect(), backend="numpy").build(load("ring"))
+    if "{of}" == "all" or gan.ranks.rank == 1:
+        sys.stderr.write("no good\\n")
+        return 2
+    gan.ranks.any(0)
+
+sys.exit(parallel.guarded(main))
+"""
+    memory = lambda: set(os.listdir(parallel.SHARED_MEMORY)) if os.path.isdir(parallel.SHARED_MEMORY) else set()
+    before, root = memory(), os.path.join(os.path.dirname(__file__), "..")
+    job = subprocess.run(
+        [mpiexec(), "-n", "2", sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert job.returncode and "no good" in job.stderr
+    if of == "all":
+        assert job.returncode == 2 and not memory() - before
 
 
 def signal_to_two(tmp_path, number):
