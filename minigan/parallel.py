@@ -137,15 +137,9 @@ class Ranks(Alone):
         window = self.window(own * lines * CACHE_LINE)
         memory = [np.frombuffer(window.Shared_query(rank)[0], like.dtype) for rank in range(self.size)]
         memory = [part.reshape(-1, lines * of_line)[:, : like.size] for part in memory]
-        common = memory[0][1:]
         memory[self.rank][0] = grad.flat  # a system gives memory when it is written to: now, when there is enough
-        if self.rank == 0:
-            for row, vector in zip(common, vectors, strict=True):
-                row[...] = vector
-        self.meet()  # nobody reads, or writes again, before all is there
         grad.lie_in(memory[self.rank][0])
-        params.lie_in(common[0])
-        state.update(dict(zip(state, common[1:], strict=True)))
+        self.move(params, state, memory[0][1:])
         # Two processes that write to the same line of a cache would wait for each other.
         start, end = (lines * rank // self.size * of_line for rank in (self.rank, self.rank + 1))
         self._shared[grad] = _Mean([part[0] for part in memory]), slice(start, end)
@@ -163,6 +157,15 @@ class Ranks(Alone):
         self.meet()  # all gradients are complete
         optimizer.update(params.flat, mean, *numbers, part=part)
         self.meet()  # all of θ is new
+
+    def move(self, params, state, common):
+        """Let the weights and the optimiser's state lie in ``common``: vectors, one for each, that all see."""
+        if self.rank == 0:
+            for new, vector in zip(common, (params.flat, *state.values()), strict=True):
+                new[...] = vector
+        self.meet()  # nobody reads, or writes again, before all is there
+        params.lie_in(common[0])
+        state.update(dict(zip(state, common[1:], strict=True)))
 
     def window(self, nbytes):
         """Memory that all processes of one machine see, ``nbytes`` of it from this one; all of them have to call it."""
@@ -233,14 +236,8 @@ class Columns(Alone):
         return piece
 
     def share_memory(self, params, state, grad):
-        vectors = [params.flat, *state.values()]
-        common = [self.memory(vector.nbytes).view(vector.dtype) for vector in vectors]
-        if self.rank == 0:
-            for new, vector in zip(common, vectors, strict=True):
-                new[...] = vector
-        self.wait()
-        params.lie_in(common[0])
-        state.update(dict(zip(state, common[1:], strict=True)))
+        vectors = params.flat, *state.values()
+        self.ranks.move(params, state, [self.memory(vector.nbytes).view(vector.dtype) for vector in vectors])
 
     def descend(self, optimizer, params, grad, numbers):
         """Each process updates its rows of every W, of which it has the gradient; the last one also b, behind them.
