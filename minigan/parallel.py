@@ -6,10 +6,10 @@ All draw the random numbers that one process alone would. What they then divide 
 
 - the columns of every layer, on the CPUs of one machine, if the networks are wide (``Columns``, and columns.py): each
   process has all rows of a batch, and what they compute lies in memory that all of them see;
-- else the rows of each batch (``Ranks``): N processes of batch B/N, and after each backward pass their flat gradients
-  are averaged. On the CPUs of one machine nothing is sent for it: gradients, θ and the optimiser's state lie in memory
-  that all see, and each updates its own part of θ. On several machines, on GPUs, or where there is too little of such
-  memory, each flat gradient is averaged by an all-reduce, and each process updates a θ of its own.
+- else the rows of each batch (``Ranks``; data parallelism): N processes of batch B/N, and after each backward pass
+  their flat gradients are averaged. On the CPUs of one machine nothing is sent for it: gradients, θ and the optimiser's
+  state lie in memory that all see, and each updates its own part of θ. On several machines, on GPUs, or where there is
+  too little of such memory, each flat gradient is averaged by an all-reduce, and each process updates its own θ.
 
 So all hold equal weights, always. Beside that, by rows, a report's few numbers are averaged, and train.py asks after
 each step whether a signal, or the time to save, has come for one of them.
@@ -256,7 +256,7 @@ class Columns(Alone):
 
 
 class _Meeting:
-    """Where the processes of a machine wait for each other. ``window`` has a cache line of each.
+    """A barrier, where the processes of a machine wait for each other. ``window`` has a cache line of each.
 
     MPI's own way is to look without a pause. Where another program has a core for itself for a while, the process that
     waits then keeps the other core from the one that is late: with a busy program on one of two cores a step by columns
