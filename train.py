@@ -66,7 +66,7 @@ def parser():
         "--recipe",
         metavar="NAME",
         help=f"a set of options: {', '.join(recipes.names())}, or your own .toml "
-        "file (default: the recipe named like --data, else digits)",
+        "file (default: digits; with --data, the recipe of that name if there is one)",
     )
     g.add_argument(
         "--data",
@@ -81,7 +81,9 @@ def parser():
     )
     g.add_argument("--image-size", type=int, metavar="N", help="crop and resize a folder's images to N x N pixels")
     g.add_argument(
-        "--label-column", metavar="NAME", help="the column of a .csv file that holds the label: its name, or its number"
+        "--label-column",
+        metavar="NAME",
+        help="the column of a .csv or .tsv file that holds the label: its name, or its number, from 1",
     )
 
     g = p.add_argument_group("networks")

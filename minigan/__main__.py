@@ -70,11 +70,15 @@ def parser():
         "--truncation", type=float, metavar="T", help="z times this: below 1 more typical, less varied samples"
     )
     c.add_argument("--label", metavar="C", help="of this class only, if the run is --conditional")
+    c.add_argument(
+        "--data", metavar="PATH", help="where the data are, if they have moved (a picture of a table needs them)"
+    )
     c.set_defaults(command=sample)
 
     c = commands.add_parser("evaluate", help="measure a trained generator against its data (mnist: a minute)")
     c.add_argument("run", metavar="RUN", help="the folder of a run")
     c.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples that are scored (default: 0)")
+    c.add_argument("--data", metavar="PATH", help="where the data are, if they have moved since")
     c.add_argument("--data-dir", metavar="FOLDER", help="where the files of mnist and fashion-mnist are")
     c.add_argument("--last", action="store_true", help="use the last weights and not their average")
     c.add_argument("--truncation", type=float, metavar="T", help="as for sample")
@@ -108,7 +112,10 @@ def sample(args):
     within(0, None, "--seed", args.seed)
     gan, _, note = checkpoint.load(args.run, backend="numpy")  # the same samples wherever it was trained
     say_damage(note)
-    if (Path(args.run) / "config.json").exists() and runs.is_of_the_data(out, checkpoint.read_config(args.run)["data"]):
+    data = [args.data] if args.data else []
+    if (Path(args.run) / "config.json").exists():
+        data.append(checkpoint.read_config(args.run)["data"])
+    if any(runs.is_of_the_data(out, path) for path in data):
         raise MiniganError(f"'{args.out}' belongs to the data that the run was trained on; give another name with -o")
     if args.label is not None and not gan.conditional:
         raise MiniganError(f"the run in {args.run} knows no labels; leave --label out, or train one with --conditional")
@@ -125,7 +132,7 @@ def sample(args):
     x = gan.sample(args.n, args.seed, not args.last, labels, args.truncation)
     temporary = out.with_name(out.name + ".part")
     try:
-        WRITERS[out.suffix.lower()](temporary, x, labels, gan, args.run)
+        WRITERS[out.suffix.lower()](temporary, x, labels, gan, args)
         os.replace(temporary, out)
     except OSError as error:
         raise MiniganError(
@@ -143,20 +150,20 @@ def sample(args):
     return 0
 
 
-def write_npy(path, x, labels, gan, run):
+def write_npy(path, x, labels, gan, args):
     """The numbers as NumPy saves them."""
     with open(path, "wb") as file:
         np.save(file, x)
 
 
-def write_npz(path, x, labels, gan, run):
+def write_npz(path, x, labels, gan, args):
     """The numbers as X, images in their shape, and the labels if there are any."""
     X = x.reshape(len(x), *(gan.data.image_shape or x.shape[1:]))
     with open(path, "wb") as file:
         np.savez(file, X=X, **({} if labels is None else {"labels": labels}))
 
 
-def write_csv(path, x, labels, gan, run):
+def write_csv(path, x, labels, gan, args):
     """The numbers as text, exact in float32, below the names of the data's columns; the labels in a last column."""
     header = gan.data.columns or [f"x{i}" for i in range(x.shape[1])]
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -165,7 +172,7 @@ def write_csv(path, x, labels, gan, run):
             rows.writerow(header)
             np.savetxt(file, x, fmt="%.9g", delimiter=",")
         else:
-            name = checkpoint.read_config(run)["label_column"]  # its number, if it was given so
+            name = checkpoint.read_config(args.run)["label_column"]  # its number, if it was given so
             name = "label" if name is None or name.isdigit() else name
             while name in header:
                 name += "_"
@@ -173,29 +180,30 @@ def write_csv(path, x, labels, gan, run):
             rows.writerows([*(f"{v:.9g}" for v in row), label] for row, label in zip(x, labels.tolist(), strict=True))
 
 
-def write_png(path, x, labels, gan, run):
+def write_png(path, x, labels, gan, args):
     """A picture of the samples. Beside tables and points it shows the real data, so it has to load them."""
     data = gan.data
     if not data.image_shape:
-        data = data_of(run)
-        checkpoint.load(run, data, backend="numpy")  # refuses other data
+        data = data_of(args.run, data=args.data)
+        checkpoint.load(args.run, data, backend="numpy")  # refuses other data
     plots.samples(path, data, x, runs.judge(gan, data), labels=labels)
 
 
 WRITERS = {".png": write_png, ".npy": write_npy, ".npz": write_npz, ".csv": write_csv}
 
 
-def data_of(run, data_dir=None):
-    """The data that a run was trained on."""
-    config = checkpoint.read_config(run)
+def data_of(run, data_dir=None, data=None):
+    """The data that a run was trained on; ``data_dir`` and ``data``: where they are now, if that has changed."""
+    now = {name: v for name, v in (("data_dir", data_dir), ("data", data)) if v is not None}
+    config = checkpoint.read_config(run) | now
     runs.check_data_dir(data_dir, config["data"])
-    return runs.data_again(config | ({"data_dir": data_dir} if data_dir else {}))
+    return runs.data_again(config)
 
 
 def evaluate(args):
     """Print the measures that fit the run's data."""
     within(0, None, "--seed", args.seed)
-    data = data_of(args.run, args.data_dir)
+    data = data_of(args.run, args.data_dir, args.data)
     gan, _, note = checkpoint.load(args.run, data, backend="numpy")
     say_damage(note)
     n = metrics.how_many(data)

@@ -71,6 +71,8 @@ def load(folder, data=None, **changed):
         except Exception as error:  # a damaged file can fail anywhere in the parsers of NumPy and zipfile
             reasons.append(f"{path} is damaged ({error.__cause__ or error})")
     else:
+        if not Path(folder).is_dir():
+            raise MiniganError(f"{folder} holds no run (there is no such folder); give the folder of a run")
         raise MiniganError(
             f"no checkpoint can be read: {'; '.join(reasons)}; give the folder of a run that has saved one, or start "
             "again in another folder"

@@ -368,7 +368,7 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
 
     X is the array called X, x, images or data, or the only one beside the labels; labels the one called y
     or labels that holds one integer or text a row, else None. Raises MiniganError if the archive is damaged, a
-    zip bomb or ambiguous, or holds objects.
+    zip bomb or ambiguous, or holds objects, or more or fewer labels than rows.
     """
 
     def choose(names):
@@ -387,6 +387,8 @@ def read_npz(path) -> tuple[np.ndarray, np.ndarray | None]:
             labels = np.char.decode(labels, "utf-8", "replace")
         if labels.dtype.kind in "biuU" and labels.shape == X.shape[:1]:
             return X, labels
+        if labels.ndim == 1 and X.ndim and len(labels) != len(X):
+            raise MiniganError(f"{path} has {len(labels)} labels for {len(X)} rows: give one for each, or none")
     return X, None  # or only targets of a regression, one-hot rows
 
 
@@ -480,8 +482,8 @@ def _find_column(path, wanted, columns, width):
             "or names of words"
         )
     )
-    if columns and wanted in columns:
-        there += f", so give its number, from 1 to {width}"
+    if columns:
+        there += f"{', so' if wanted in columns else '; or'} give its number, from 1 to {width}"
     raise MiniganError(f"{path} has no single column '{wanted}' for --label-column: {there}")
 
 

@@ -1,6 +1,6 @@
 """Generative adversarial nets: Algorithm 1 of Goodfellow et al. 2014 (arXiv 1406.2661), by hand.
 
-for number of training iterations do                                         GAN.train_step
+for number of training iterations do                                         GAN.fit, each by GAN.train_step
     for k steps do                                                           GAN.update_networks
         sample minibatch of m noise samples z from the prior
         sample minibatch of m examples x from the data
@@ -26,8 +26,9 @@ from minigan.optim import OPTIMIZERS, linear
 from minigan.options import Options
 from minigan.parallel import Alone
 
-STREAMS = ("weights", "order", "stream", "noise", "dropout", "evaluation")  # one random generator per purpose
-AVERAGE_EVERY = 10  # steps between updates of the averaged weights: a tenth of the cost, the same average
+# One random generator for each purpose: first weights, order of the rows, rows of endless data, z, dropout, samples.
+STREAMS = ("weights", "order", "stream", "noise", "dropout", "evaluation")
+AVERAGE_EVERY = 10  # steps between updates of the averaged weights: a tenth of the cost, nearly the same average
 
 
 class GAN(Options):
@@ -72,7 +73,7 @@ class GAN(Options):
             self.generator_step()
 
     def discriminator_step(self, x_real=None):
-        """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D; G is not touched.
+        """Update D by ascending V̂ = 1/m Σ [log D(x) + log(1 - D(G(z)))] in θ_D, less the penalties; G is not touched.
 
         x_real (m, features) in the network's units, one-hot labels or clusters behind it if there are any; None
         takes the next minibatch of the data.
@@ -195,7 +196,7 @@ class GAN(Options):
     def _average_weights(self):
         """θ_average ← d θ_average + (1 - d) θ_G every few steps, d the decay of that many.
 
-        The decay is small at first, so that the start is forgotten soon; 0.999 is reached at step 9,000.
+        The decay is small at first, so that the start is forgotten soon; the default, 0.999, is reached at step 9,000.
         """
         if self.average and self.step % AVERAGE_EVERY == 0:
             d = min(self.average, self.step / (self.step + 9)) ** AVERAGE_EVERY
@@ -235,7 +236,10 @@ class GAN(Options):
             raise MiniganError(f"truncation is {truncation!r}; it must be a number above 0, 1 at most")
         if not isinstance(n, Integral) or n < 0:
             raise MiniganError(f"n is {n!r}; it must be a whole number, 0 or more")
-        rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
+        try:
+            rng = self.rng.evaluation if seed is None else np.random.default_rng(seed)
+        except (TypeError, ValueError):
+            raise MiniganError(f"seed is {seed!r}; it must be a whole number, 0 or more, or None") from None
         z = draw_prior(rng, np.empty((n, self.latent_dim), self.dtype), self.prior)
         z *= truncation
         if self.classes is not None and labels is None:

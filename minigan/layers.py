@@ -5,9 +5,9 @@ vector), what a pass leaves for the next one lies in ``c`` (its place on a tape,
 gradients go out through ``g`` (the same views of a gradient vector). Four passes:
 
     forward           x           -> out          the value
-    backward          dL/dout     -> dL/dx        and dL/dp into g, each only if asked for
-    tangent           xdot        -> outdot       the directional derivative (dout/dx) xdot
-    backward_tangent  e, delta    -> e below      backward through ``tangent``; R1 needs it
+    backward          dL/dout     -> dL/dx        and dL/dp into g, each only if asked for (reverse mode, a vjp)
+    tangent           xdot        -> outdot       the directional derivative (dout/dx) xdot (forward mode, a jvp)
+    backward_tangent  e, delta    -> e below      backward through ``tangent`` (reverse over forward); R1 needs it
 
 Of a layer's output, ``delta`` is the gradient that ``backward`` sent into it, and ``e`` the gradient that
 reaches its value through the curvature of layers above (None: zero); ``scratch`` is a vector to work in.
@@ -203,7 +203,8 @@ class Maxout:
 class Dropout:
     """Keeps each input with probability ``keep`` and divides it by ``keep``; with rng=None it does nothing.
 
-    Srivastava et al., 2014. The mask of the last forward pass serves all passes that follow it.
+    Inverted dropout: that of Srivastava et al., 2014, who multiply by ``keep`` afterwards instead. The mask of the
+    last forward pass serves all passes that follow it.
     """
 
     shapes = ()

@@ -123,7 +123,7 @@ class GradientPenalty:
     Its gradient needs no autograd. With v = ∇ₓ s held constant, d/dθ ½‖∇ₓ s‖² = d/dθ (v·∇ₓ s), which is the
     gradient of the tangent (directional derivative) of s along v. So: one backward pass with dout = 1 for v,
     one tangent pass along it, one backward pass through that tangent. For piecewise linear layers the last one is
-    dW_l = (tangent into layer l)ᵀ (delta out of layer l), db_l = 0. The forward pass is the loss's own.
+    dW_l = (tangent into layer l)ᵀ (delta of its output), db_l = 0. The forward pass is the loss's own.
     """
 
     def __init__(self, net, n, features=None, room=()):
@@ -144,6 +144,6 @@ class GradientPenalty:
         v = net.backward(self.one, tape)
         net.xp.multiply(v, gamma / len(v), out=self.xdot)
         self.xdot[:, self.features :] = 0
-        gradient_norms = net.tangent(self.xdot, tape)
+        squared_norms = net.tangent(self.xdot, tape)
         net.backward_tangent(self.xdot, tape, grad, self.scratch)
-        return gradient_norms
+        return squared_norms

@@ -1,8 +1,8 @@
 """A multilayer perceptron over one flat parameter vector, and the tapes its passes write on.
 
 ``theta`` is one contiguous array; every W and b is a view of it. A gradient is another vector of the
-same length with the same views. So the optimiser is θ ← θ + v, a checkpoint is one array, averaging
-weights is one line, and a finite difference perturbs theta[i].
+same length with the same views. So an optimiser's step, a copy and an average are a few operations on whole vectors,
+a checkpoint has one array for each network, and a finite difference perturbs theta[i].
 """
 
 import math
@@ -152,7 +152,7 @@ class MLP:
         """The output (n, n_out) for x (n, n_in), written on ``tape``.
 
         rng draws the dropout masks; None means no dropout. ``params`` replaces the network's own weights.
-        x is copied to the tape, unless it is ``tape.x`` itself, so nobody can change it afterwards.
+        x is copied to the tape, so that it may be changed afterwards; but not if it is ``tape.x`` itself.
         """
         if x is not tape.x:
             tape.x[...] = x
@@ -165,7 +165,7 @@ class MLP:
         """Given dL/d(out) (n, n_out): dL/dθ into ``grad`` (overwritten) if given; returns dL/dx (n, n_in), or with
         need_dx=False nothing of use.
 
-        The discriminator's step needs only the first, the generator's step, through D, only the second.
+        D's own loss needs only the first; G's loss, which goes through D, and the gradient penalty only the second.
         """
         for i in reversed(range(0 if need_dx else self._lowest, len(self.layers))):
             g = grad.layers[i] if grad is not None else None

@@ -19,7 +19,7 @@ def linear(start, end, t, over):
 
 
 class Optimizer:
-    """What both have in common: ``state``, vectors like theta, and ``powers``, which only Adam has."""
+    """What SGD and Adam have in common. ``state``: vectors like theta; ``powers``: a list, empty but for Adam."""
 
     def __init__(self, theta, xp, *state):
         self.xp, self.state, self.powers = xp, {name: zeros(xp, theta.shape, theta.dtype) for name in state}, []

@@ -47,7 +47,7 @@ def data_again(options):
     if options["data"] not in NAMES and not os.path.lexists(os.path.expanduser(options["data"])):
         raise MiniganError(
             f"the data '{options['data']}' are not there, seen from {Path.cwd()}; go to the folder where the run was "
-            "started, put them back, or go on with --resume RUN --data PATH"
+            "started, put them back, or say where they are now with --data PATH"
         )
     return data_of(options)
 

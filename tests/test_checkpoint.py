@@ -140,6 +140,8 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path):
     (tmp_path / PREVIOUS).unlink()
     with pytest.raises(MiniganError, match=f"{NAME} does not exist; .*{PREVIOUS} does not exist; give the folder"):
         checkpoint.load(tmp_path)
+    with pytest.raises(MiniganError, match="nowhere holds no run .there is no such folder.; give the folder of a run"):
+        checkpoint.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("failing", ["np.savez", "os.fsync", "os.replace"])

@@ -553,7 +553,7 @@ def test_a_column_of_a_table_may_be_labels(tmp_path, text, column, columns, labe
 @pytest.mark.parametrize(
     "text, column, match",
     [
-        ("a,b\n1,2\n", "c", "no single column 'c' for --label-column: it has a, b"),
+        ("a,b\n1,2\n", "c", "no single column 'c' for --label-column: it has a, b; or give its number, from 1 to 2"),
         ("a,a\n1,2\n", "a", "no single column 'a' .* it has a, a, so give its number, from 1 to 2"),
         ("1,2\n", "c", "so give a number from 1 to 2, or names of words"),
         ("1,2\n", "3", "no single column '3'"),
@@ -705,6 +705,13 @@ def test_labels_are_found_under_either_name(tmp_path):
     assert load(tmp_path / "a.npz").labels.tolist() == list(range(9))
     np.savez(tmp_path / "a.npz", whatever=TABLE, y=np.linspace(0, 1, 9), labels=np.arange(9))
     assert load(tmp_path / "a.npz").labels.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("labels", [np.arange(8), np.linspace(0, 1, 10), np.array(["a"] * 8)])
+def test_more_or_fewer_labels_than_rows_are_refused(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", X=TABLE, labels=labels)
+    with refuses(f"a.npz has {len(labels)} labels for 9 rows: give one for each, or none"):
+        load(tmp_path / "a.npz")
 
 
 def test_one_colour_image_makes_all_colour(tmp_path):

@@ -396,6 +396,9 @@ def test_a_wrong_number_of_samples_and_a_step_too_early_are_one_sentence():
         with pytest.raises(MiniganError, match="it must be a whole number, 0 or more"):
             gan.sample(n)
     assert gan.sample(np.int64(0)).shape[0] == 0
+    for seed in (-1, "one", 1.5):
+        with pytest.raises(MiniganError, match=f"seed is {seed!r}; it must be a whole number, 0 or more, or None"):
+            gan.sample(2, seed)
     for early in (GAN().train_step, GAN(update="simultaneous").train_step, lambda: GAN().sample(2)):
         with pytest.raises(MiniganError, match="no networks yet; call fit"):
             early()

@@ -181,6 +181,22 @@ def test_sampling_does_not_need_the_data(runs, capsys):
     assert not Path("d.png").exists()
 
 
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_data_that_have_moved(command, runs, capsys):
+    Path("table.csv").rename("moved.csv")
+    assert main(command, runs / "table") == 2
+    one_line(capsys, "'table.csv' are not there", "say where they are now with --data PATH")
+    for other in ("digits", "images.npy"):
+        assert main(command, runs / "table", "--data", other) == 2
+        one_line(capsys, f"'{other}' is not what the run in")
+    assert main(command, runs / "table", "--data", "moved.csv") == 0
+    assert Path("samples.png").exists() == (command == "sample")
+    if command == "sample":
+        assert main(command, runs / "table", "--data", "moved.csv", "-o", "moved.csv") == 2
+        capsys.readouterr()
+        assert Path("moved.csv").read_text(encoding="utf-8").startswith('"age, in years"')
+
+
 def test_a_picture_beside_other_data_is_refused(runs, capsys):
     Path("table.csv").write_text("1,2\n" * 10)
     assert main("sample", runs / "table", "-o", "a.png") == 2
